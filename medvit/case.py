@@ -1,0 +1,280 @@
+"""A case: the files one answer is about, found in folders (headers only) or listed in a table."""
+
+import csv
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import NamedTuple
+
+import pydicom
+from pydicom.errors import InvalidDicomError
+
+from medvit.errors import MedvitError, Rejected, Skipped, Unanswered
+
+PICTURES = (".png", ".jpg", ".jpeg")
+DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
+SPLITS = ("train", "val", "test")
+# Header elements that a case keeps; none of them identifies the patient.
+HEADER = {
+    "study_uid": "StudyInstanceUID",
+    "series_uid": "SeriesInstanceUID",
+    "sop_uid": "SOPInstanceUID",
+    "sop_class": "SOPClassUID",
+    "modality": "Modality",
+    "body_part": "BodyPartExamined",
+    "view": "ViewPosition",
+}
+# Columns of a table that a case keeps beside its labels.
+FACTS = ("modality", "view", "sex", "age", "site", "device")
+
+
+class Box(NamedTuple):
+    """Where a finding lies: source pixels, 0-based, half open."""
+
+    label: str
+    x_min: float
+    y_min: float
+    x_max: float
+    y_max: float
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What one answer is about.
+
+    Args:
+        uid: SOP or Series Instance UID; the path where there is none.
+        modality: DICOM Modality; "" for pictures and tables that do not say.
+        files: Its files, in order.
+        labels: Finding to 1.0 (present) or 0.0 (absent); a finding that is not named is unknown.
+        mask: A segmentation of it, for training.
+        boxes: Where findings lie, for evaluation.
+        patient: Pseudonym of the patient, see `pseudonym`; "" where unknown.
+        header: Facts from the header or the table that identify nobody: see `HEADER` and `FACTS`.
+    """
+
+    uid: str
+    modality: str
+    files: tuple[Path, ...]
+    labels: Mapping[str, float] = field(default_factory=dict)
+    mask: Path | None = None
+    boxes: tuple[Box, ...] = ()
+    patient: str = ""
+    header: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """The case in file names and tables: first 16 hex digits of the SHA-256 of its uid."""
+        return digest(self.uid)
+
+
+class Found(NamedTuple):
+    """One discovered input: a case, or the reason why it is none."""
+
+    source: Path
+    case: Case | None
+    refusal: Unanswered | None
+
+
+def digest(text: str) -> str:
+    """First 16 hex digits of the SHA-256 of a text, any bytes of a file name included."""
+    return hashlib.sha256(os.fsencode(text)).hexdigest()[:16]
+
+
+def pseudonym(patient_id: str) -> str:
+    """A stable name for a patient that does not say who it is."""
+    return f"p-{digest(patient_id)[:12]}"
+
+
+def read_header(path: Path) -> Case:
+    """A case of one file, from its header alone.
+
+    Args:
+        path: A DICOM file, PNG or JPEG.
+
+    Raises:
+        Skipped: For a file of another kind.
+        Rejected: For a DICOM file that cannot be read as one.
+    """
+    suffix = path.suffix.lower()
+    if suffix in PICTURES:
+        return Case(str(path.resolve()), "", (path,))
+    with path.open("rb") as file:
+        is_dicom = file.read(132)[128:] == b"DICM"
+    if not is_dicom and suffix in DICOM_SUFFIXES:
+        raise Rejected(
+            "not_dicom",
+            "It is named like a DICOM file but does not begin as one (PS3.10 preamble and file meta information), so its "
+            "transfer syntax is unknown. Send it through a PACS or rewrite it, for example with `dcmconv -f FILE NEW`.",
+        )
+    if not is_dicom:
+        raise Skipped("not_an_image", "It is neither DICOM nor PNG nor JPEG.")
+    try:
+        dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(HEADER.values()))
+        header = {name: str(dataset.get(keyword) or "").strip() for name, keyword in HEADER.items()}
+    except (InvalidDicomError, ValueError, TypeError, AttributeError, NotImplementedError, KeyError, EOFError) as error:
+        raise Rejected("unreadable", f"Its DICOM header cannot be read ({type(error).__name__}).") from error
+    if not header["sop_uid"]:
+        raise Rejected("no_sop_uid", "Its header holds no SOP Instance UID: empty, truncated or of another transfer syntax.")
+    return Case(header["sop_uid"], header["modality"], (path,), header=header)
+
+
+def scan(inputs: Iterable[Path]) -> Iterator[Found]:
+    """Every regular file under the inputs in sorted order, each read as far as its header.
+
+    Links are not followed and devices, FIFOs and sockets are left out.
+
+    Raises:
+        MedvitError: When an input does not exist.
+    """
+    for top in inputs:
+        if not top.exists():
+            raise MedvitError(f"{top} is not there. Give a file or a folder to answer.")
+        for path in [top] if top.is_file() else _files_under(top):
+            try:
+                yield Found(path, read_header(path), None)
+            except Unanswered as refusal:
+                yield Found(path, None, refusal)
+            except OSError as error:
+                yield Found(path, None, Unanswered("unreadable", f"It cannot be opened: {error.strerror}."))
+
+
+def _files_under(folder: Path) -> Iterator[Path]:
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if entry.is_dir(follow_symlinks=False):
+            yield from _files_under(Path(entry.path))
+        elif entry.is_file(follow_symlinks=False):
+            yield Path(entry.path)
+
+
+def find_cases(folder: Path | str, modalities: Sequence[str]) -> list[Case]:
+    """The cases under a folder (or the case of one file) whose modality is one of those; headers only.
+
+    Pictures have no modality and are found by naming the modality "".
+    """
+    return [found.case for found in scan([Path(folder)]) if found.case and found.case.modality in modalities]
+
+
+def read_table(table: Path | str, labels: Sequence[str] = (), boxes: Path | str | None = None) -> dict[str, list[Case]]:
+    """Read medvit's own table: a CSV with a row a case.
+
+    Columns: ``path`` (relative to the table's folder), ``patient_id``, ``split`` (train, val, test) and one a finding
+    with 1, 0 or nothing (unknown). Other columns may follow and are kept as facts.
+
+    Args:
+        table: The CSV file, UTF-8.
+        labels: Findings that must be columns of it.
+        boxes: A CSV of ``path, label, x_min, y_min, x_max, y_max`` in source pixels.
+
+    Returns:
+        Split to cases, in the order of the table.
+
+    Raises:
+        MedvitError: For a missing column, file or value, and for a patient in two splits.
+    """
+    table = Path(table)
+    rows = read_csv(table, ("path", "patient_id", "split", *labels))
+    marked = _read_boxes(Path(boxes)) if boxes else {}
+    splits: dict[str, list[Case]] = defaultdict(list)
+    for number, row in enumerate(rows, 2):
+        where = f"{table}:{number}"
+        if row["split"] not in SPLITS:
+            raise MedvitError(f"{where}: split is {row['split']!r}; it must be one of {', '.join(SPLITS)}.")
+        values = {name: label_value(row[name], f"{where}: {name}") for name in labels}
+        splits[row["split"]].append(
+            Case(
+                uid=str((table.parent / row["path"]).resolve()),
+                modality=row.get("modality", ""),
+                files=(table.parent / row["path"],),
+                labels={name: value for name, value in values.items() if value is not None},
+                boxes=tuple(marked.get(row["path"], ())),
+                patient=pseudonym(row["patient_id"]) if row["patient_id"] else "",
+                header={name: row[name] for name in FACTS if name in row},
+            )
+        )
+    check_files(table, splits)
+    check_patients(table, splits)
+    return dict(splits)
+
+
+def read_csv(table: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """The rows of a CSV file that must have those columns; blank lines are left out.
+
+    Raises:
+        MedvitError: When the file is missing, empty, no UTF-8, ragged or lacks a column, with the nearest name.
+    """
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, strict=True)
+            rows = list(reader)
+    except FileNotFoundError:
+        raise MedvitError(f"The table {table} is not there. Give the path of a CSV file.") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise MedvitError(f"The table {table} cannot be read as UTF-8 CSV: {error}.") from error
+    header = list(reader.fieldnames or ())
+    missing = [name for name in columns if name not in header]
+    if missing:
+        near = {name: get_close_matches(name, header, 1) for name in missing}
+        said = "; ".join(f"{name!r}" + (f" (did you mean {near[name][0]!r}?)" if near[name] else "") for name in missing)
+        raise MedvitError(f"The table {table} has no column {said}. Its columns: {', '.join(header) or 'none'}.")
+    if not rows:
+        raise MedvitError(f"The table {table} has no rows.")
+    ragged = [number for number, row in enumerate(rows, 2) if None in row or None in row.values()]
+    if ragged:
+        raise MedvitError(f"{table}:{ragged[0]}: another number of cells than the header's {len(header)}.")
+    return rows
+
+
+def label_value(cell: str, where: str) -> float | None:
+    """1.0, 0.0 or None (unknown) of a cell; ``where`` names the place in errors."""
+    text = cell.strip()
+    if not text:
+        return None
+    if text in ("0", "1", "0.0", "1.0"):
+        return float(text)
+    raise MedvitError(f"{where} is {cell!r}; it must be 1 (present), 0 (absent) or empty (unknown).")
+
+
+def check_files(table: Path, splits: Mapping[str, Sequence[Case]]) -> None:
+    """Refuse a table whose files are not all there."""
+    every = [file for cases in splits.values() for case in cases for file in case.files]
+    missing = [file for file in every if not file.is_file()]
+    if missing:
+        raise MedvitError(
+            f"The table {table} names {missing[0]}, which is not there ({len(missing)} of {len(every)} files are missing). "
+            "Paths are relative to the table's folder unless the reader of the data set says otherwise."
+        )
+
+
+def check_patients(table: Path, splits: Mapping[str, Sequence[Case]]) -> None:
+    """Refuse a patient in two splits; cases without a patient count as patients of their own."""
+    home: dict[str, set[str]] = defaultdict(set)
+    for split, cases in splits.items():
+        for case in cases:
+            if case.patient:
+                home[case.patient].add(split)
+    torn = sorted(patient for patient, where in home.items() if len(where) > 1)
+    if torn:
+        named = ", ".join(f"{patient} ({' and '.join(sorted(home[patient]))})" for patient in torn[:5])
+        raise MedvitError(
+            f"The table {table} has {len(torn)} patients in more than one split: {named}"
+            f"{', …' if len(torn) > 5 else ''}. Every patient's cases must lie in one split."
+        )
+
+
+def _read_boxes(table: Path) -> dict[str, list[Box]]:
+    boxes: dict[str, list[Box]] = defaultdict(list)
+    edges = ("x_min", "y_min", "x_max", "y_max")
+    for number, row in enumerate(read_csv(table, ("path", "label", *edges)), 2):
+        try:
+            box = Box(row["label"], *(float(row[edge]) for edge in edges))
+        except ValueError:
+            raise MedvitError(f"{table}:{number}: {', '.join(edges)} must be numbers of source pixels.") from None
+        if not (box.x_min < box.x_max and box.y_min < box.y_max):
+            raise MedvitError(f"{table}:{number}: the box has no area.")
+        boxes[row["path"]].append(box)
+    return boxes

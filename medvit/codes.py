@@ -1,0 +1,95 @@
+"""Finding labels and their codes: one table, one source a row.
+
+A label without a confirmed public code carries a private one (scheme ``99MEDVIT``), openly. RadLex and
+SNOMED CT tables found in public repositories are often wrong, so every row says where it was checked.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from medvit.errors import MedvitError
+
+PRIVATE = "99MEDVIT"
+
+
+class Code(NamedTuple):
+    """A coded concept (DICOM PS3.3 section 8.8) and where it was checked.
+
+    Args:
+        value: Code Value (0008,0100).
+        scheme: Coding Scheme Designator (0008,0102), such as ``SCT``.
+        meaning: Code Meaning (0008,0104).
+        source: Where the row was checked.
+        checked_on: ISO date of the check.
+    """
+
+    value: str
+    scheme: str
+    meaning: str
+    source: str = "private code: no public one was looked up"
+    checked_on: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.scheme}:{self.value}"
+
+
+class Label(NamedTuple):
+    """A finding that a system answers, and the probability from which it counts as positive."""
+
+    name: str
+    code: Code
+    threshold: float = 0.5
+
+
+_MAPPING = "published mapping to SNOMED CT"
+_DAY = "2026-11-21"
+CODES = {
+    "Atelectasis": Code("46621007", "SCT", "Atelectasis", f"{_MAPPING} (MedDRA)", _DAY),
+    "Cardiomegaly": Code("8186001", "SCT", "Cardiomegaly", _MAPPING, _DAY),
+    "Effusion": Code("60046008", "SCT", "Pleural effusion", "DICOM PS3.16 CID 645", _DAY),
+    "Infiltration": Code("112121", "DCM", "Infiltrate", "DICOM PS3.16 CID 6104", _DAY),
+    "Mass": Code("4147007", "SCT", "Mass", "DICOM PS3.16 CID 6104", _DAY),
+    "Nodule": Code("27925004", "SCT", "Nodule", "DICOM PS3.16 CID 6104", _DAY),
+    "Pneumonia": Code("233604007", "SCT", "Pneumonia", _MAPPING, _DAY),
+    "Pneumothorax": Code("36118008", "SCT", "Pneumothorax", "DICOM PS3.16 CID 6105", _DAY),
+    "Consolidation": Code("95436008", "SCT", "Lung consolidation", f"{_MAPPING} (OMOP)", _DAY),
+    "Edema": Code("19242006", "SCT", "Pulmonary edema", "DICOM PS3.16 CID 3700", _DAY),
+    "Emphysema": Code("87433001", "SCT", "Pulmonary emphysema", _MAPPING, _DAY),
+    "Fibrosis": Code("51615001", "SCT", "Pulmonary fibrosis", f"{_MAPPING} (MedDRA)", _DAY),
+    "Pleural_Thickening": Code("PLEURAL-THICKENING", PRIVATE, "Pleural thickening", "no public code confirmed", _DAY),
+    "Hernia": Code("HERNIA", PRIVATE, "Hernia", "NIH's label is wider than SCT 84089009 Hiatal hernia", _DAY),
+}
+
+LABEL_SETS = {
+    # NIH ChestX-ray14 in the order of the thorax MAE release, which differs from the alphabetical one.
+    "nih14": (
+        "Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pneumothorax",
+        "Consolidation", "Edema", "Emphysema", "Fibrosis", "Pleural_Thickening", "Hernia",
+    ),
+    # The five CheXpert targets in the order of the thorax MAE release.
+    "chexpert5": ("Cardiomegaly", "Edema", "Consolidation", "Atelectasis", "Effusion"),
+    # What the generated films of sample_data/ show.
+    "sample6": ("Cardiomegaly", "Effusion", "Nodule", "Mass", "Pneumothorax", "Consolidation"),
+}  # fmt: skip
+
+
+def code_of(name: str) -> Code:
+    """The code of a finding; a name outside the table gets a private code made of it."""
+    value = "".join(c if c.isalnum() else "-" for c in name.upper())[:16]
+    return CODES.get(name, Code(value, PRIVATE, name))
+
+
+def labels_of(names: str | Iterable[str]) -> tuple[Label, ...]:
+    """The labels of a set's name (``nih14``) or of a list of findings, in order.
+
+    Raises:
+        MedvitError: For an unknown set, no name at all or a name given twice.
+    """
+    if isinstance(names, str):
+        if names not in LABEL_SETS:
+            raise MedvitError(f"There is no label set {names!r}; there are {', '.join(LABEL_SETS)}, or a list of findings.")
+        names = LABEL_SETS[names]
+    names = tuple(names)
+    if not names or len(set(names)) != len(names):
+        raise MedvitError(f"labels must name each finding once and at least one, not {list(names)}.")
+    return tuple(Label(name, code_of(name)) for name in names)

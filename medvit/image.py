@@ -1,0 +1,77 @@
+"""Pixels with their geometry, and the way back from model pixels to source pixels."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Pillow
+
+Plane = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """What a reader returns.
+
+    Args:
+        pixels: (C, *spatial) float32; radiographs lie in [0, 1], dark to bright as displayed.
+        spacing: Millimetres between pixel centres along each spatial axis, same order; None where unknown.
+        origin: What was used to get there and where it came from, such as ``{"voi": "window 550/1024 of the file"}``.
+    """
+
+    pixels: Plane
+    spacing: tuple[float, ...] | None = None
+    origin: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """The rectangle of the source that fills the model's field of view.
+
+    Args:
+        source: Rows and columns of the source.
+        model: Rows and columns the model sees.
+        box: Top, left, bottom, right of the rectangle in source pixels, half open, possibly fractional.
+    """
+
+    source: tuple[int, int]
+    model: tuple[int, int]
+    box: tuple[float, float, float, float]
+
+    def to_model(self, boxes: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Map boxes (N, 4) of x_min, y_min, x_max, y_max from source pixels to model pixels."""
+        top, left, bottom, right = self.box
+        scale_y, scale_x = self.model[0] / (bottom - top), self.model[1] / (right - left)
+        offset = np.array([left, top, left, top])
+        return (np.asarray(boxes, np.float64) - offset) * np.array([scale_x, scale_y, scale_x, scale_y])
+
+    def to_source(self, plane: Plane) -> Plane:
+        """Spread a plane over the model's field of view, (h, w) at any resolution, to source pixels (H, W).
+
+        What the model did not see is 0.
+        """
+        top, left, bottom, right = (round(edge) for edge in self.box)
+        spread = Pillow.fromarray(plane.astype(np.float32)).resize((right - left, bottom - top), Pillow.Resampling.BILINEAR)
+        out = np.zeros(self.source, np.float32)
+        inside = out[max(top, 0) : bottom, max(left, 0) : right]
+        inside[:] = np.asarray(spread)[max(-top, 0) :, max(-left, 0) :][: inside.shape[0], : inside.shape[1]]
+        return out
+
+
+def view(plane: Plane, fit: Fit) -> Plane:
+    """Resample the rectangle of a plane (H, W) to model pixels (h, w): bicubic, antialiased when it shrinks."""
+    top, left, bottom, right = fit.box
+    size = (fit.model[1], fit.model[0])
+    return np.asarray(Pillow.fromarray(plane).resize(size, Pillow.Resampling.BICUBIC, box=(left, top, right, bottom)))
+
+
+def centre(source: tuple[int, int], size: int, share: float) -> Fit:
+    """The square at the centre whose side is ``share`` of the shorter side of the source.
+
+    ``share`` 224 / 256 is the usual "resize the shorter side to 256, crop 224" in one step.
+    """
+    height, width = source
+    side = min(source) * share
+    top, left = (height - side) / 2, (width - side) / 2
+    return Fit(source, (size, size), (top, left, top + side, left + side))

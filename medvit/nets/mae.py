@@ -1,0 +1,111 @@
+"""Masked autoencoders: hide most patches, encode the rest, paint the hidden ones.
+
+Source: He et al. 2022 (arXiv:2111.06377), with the raw-pixel targets and small decoders of
+Xiao et al. 2023, "Delving into Masked Autoencoders for Multi-Label Thorax Disease Classification" (arXiv:2210.12843).
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from medvit.nets.vit import NORM_EPS, Block, ViT, cut_patches, initialise, sincos_positions
+
+PIXEL_EPS = 1e-6  # added to a patch's variance when targets are normalised
+
+
+class MAE(nn.Module):
+    """Masked autoencoder around an encoder with fixed positions.
+
+    Args:
+        encoder: A `ViT` with ``norm`` and without a head.
+        mask_ratio: Share of patches hidden; ``int(N * (1 - mask_ratio))`` stay visible.
+        decoder_width: Channels of decoder tokens.
+        decoder_depth: Number of decoder blocks.
+        decoder_heads: Attention heads of the decoder.
+        normalise_targets: Whether each target patch is normalised by its own mean and unbiased variance.
+    """
+
+    def __init__(
+        self,
+        encoder: ViT,
+        mask_ratio: float = 0.9,
+        *,
+        decoder_width: int = 512,
+        decoder_depth: int = 8,
+        decoder_heads: int = 16,
+        normalise_targets: bool = False,
+    ) -> None:
+        super().__init__()
+        tokens = encoder.grid[0] * encoder.grid[1]
+        if not 0 < int(tokens * (1 - mask_ratio)) < tokens:
+            raise ValueError(f"mask_ratio {mask_ratio} of {tokens} patches leaves none visible or none hidden")
+        self.encoder = encoder
+        self.mask_ratio = mask_ratio
+        self.normalise_targets = normalise_targets
+        channels = encoder.patch_embed.proj.in_channels
+        self.decoder_embed = nn.Linear(encoder.width, decoder_width)
+        self.mask_token = nn.Parameter(torch.empty(1, 1, decoder_width))
+        self.decoder_pos_embed = nn.Parameter(sincos_positions(decoder_width, encoder.grid), requires_grad=False)
+        self.decoder_blocks = nn.ModuleList(Block(decoder_width, decoder_heads) for _ in range(decoder_depth))
+        self.decoder_norm = nn.LayerNorm(decoder_width, eps=NORM_EPS)
+        self.decoder_pred = nn.Linear(decoder_width, encoder.patch**2 * channels)
+        for part in (self.decoder_embed, self.decoder_blocks, self.decoder_pred):
+            initialise(part)
+        nn.init.normal_(self.mask_token, std=0.02)
+
+    def forward(self, images: Tensor, noise: Tensor | None = None) -> Mapping[str, Tensor]:
+        """The reconstruction loss over hidden patches, and what led to it.
+
+        Args:
+            images: (B, C, H, W) of the encoder's size.
+            noise: (B, N); the patches with the smallest values stay visible. Drawn uniformly where not given.
+
+        Returns:
+            ``loss`` (), ``prediction`` (B, N, p*p*C) as (row, column, channel), ``mask`` (B, N) with 1 = hidden,
+            ``restore`` (B, N), the place of each patch in the shuffled order, and ``latent`` (B, 1+visible, D).
+        """
+        patches = cut_patches(images, self.encoder.patch)  # (B, N, C*p*p)
+        B, N, _ = patches.shape
+        visible = int(N * (1 - self.mask_ratio))
+        noise = torch.rand(B, N, device=images.device) if noise is None else noise
+        order = noise.argsort(dim=1)  # (B, N)
+        restore = order.argsort(dim=1)
+        latent = self.encode(patches, order[:, :visible])  # (B, 1+visible, D)
+        prediction = self.decode(latent, restore)  # (B, N, p*p*C)
+        mask = (restore >= visible).float()
+        error = (prediction.float() - self.target(patches)).square().mean(dim=2)  # (B, N)
+        loss = (error * mask).sum() / mask.sum()
+        return {"loss": loss, "prediction": prediction, "mask": mask, "restore": restore, "latent": latent}
+
+    def encode(self, patches: Tensor, keep: Tensor) -> Tensor:
+        """Embed and encode only the patches (B, N, C*p*p) whose indices ``keep`` (B, n) names: (B, 1+n, D)."""
+        rows = torch.arange(len(patches), device=patches.device)[:, None]
+        positions = self.encoder.pos_embed[0, 1:][keep]  # (B, n, D)
+        shown = self.encoder.patch_embed(patches[rows, keep]) + positions
+        first = (self.encoder.cls_token + self.encoder.pos_embed[:, :1]).expand(len(shown), -1, -1)
+        return self.encoder.encode(torch.cat([first.to(shown.dtype), shown], dim=1))[-1]
+
+    def decode(self, latent: Tensor, restore: Tensor) -> Tensor:
+        """Paint every patch: latent (B, 1+n, D) and the order to restore (B, N) -> (B, N, p*p*C)."""
+        t = self.decoder_embed(latent)  # (B, 1+n, d)
+        B, N = restore.shape
+        hidden = self.mask_token.to(t.dtype).expand(B, N + 1 - t.shape[1], -1)
+        shuffled = torch.cat([t[:, 1:], hidden], dim=1)  # (B, N, d)
+        placed = shuffled.gather(1, restore[..., None].expand(-1, -1, t.shape[2]))
+        t = torch.cat([t[:, :1], placed], dim=1) + self.decoder_pos_embed  # (B, 1+N, d)
+        for block in self.decoder_blocks:
+            t = block(t)
+        return self.decoder_pred(self.decoder_norm(t[:, 1:]))
+
+    def target(self, patches: Tensor) -> Tensor:
+        """What hidden patches should become: (B, N, C*p*p) -> (B, N, p*p*C), normalised where asked for."""
+        channels = self.encoder.patch_embed.proj.in_channels
+        target = patches.unflatten(2, (channels, -1)).transpose(2, 3).flatten(2).float()  # (row, column, channel)
+        if self.normalise_targets:
+            variance, mean = torch.var_mean(target, dim=2, keepdim=True)  # unbiased
+            target = (target - mean) / (variance + PIXEL_EPS).sqrt()
+        return target
+
+    def after_step(self, progress: float) -> None:
+        """Nothing to do after an optimiser step; objectives with a teacher move it here."""

@@ -1,0 +1,56 @@
+"""What a system answers about a case; writers turn it into files."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medvit.case import Case
+from medvit.codes import Label
+from medvit.image import Fit, Plane
+
+
+class Finding(NamedTuple):
+    """A label with its probability in [0, 1]."""
+
+    label: Label
+    probability: float
+
+    @property
+    def positive(self) -> bool:
+        """Whether the probability reaches the label's threshold."""
+        return self.probability >= self.label.threshold
+
+
+class Region(NamedTuple):
+    """A mask (H, W) or (D, H, W) in source pixels, with the system's own score of it in [0, 1]."""
+
+    label: Label
+    mask: NDArray[np.bool_]
+    score: float
+
+
+class Heatmap(NamedTuple):
+    """Regions that influenced one label's score.
+
+    ``values`` (h, w) cover the model's field of view, usually one a token, and are not negative; ``fit`` leads back
+    to the source; ``method`` names how they were made.
+    """
+
+    label: Label
+    values: Plane
+    fit: Fit
+    method: str
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The answer about one case, with what was used on the way and where it came from."""
+
+    case: Case
+    findings: tuple[Finding, ...] = ()
+    regions: tuple[Region, ...] = ()
+    heatmaps: tuple[Heatmap, ...] = ()
+    origin: Mapping[str, str] = field(default_factory=dict)
