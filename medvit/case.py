@@ -1,8 +1,10 @@
 """A case: the files one answer is about, found in folders (headers only) or listed in a table."""
 
 import csv
+import gzip
 import hashlib
 import os
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -202,18 +204,19 @@ def read_table(table: Path | str, labels: Sequence[str] = (), boxes: Path | str 
 
 
 def read_csv(table: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """The rows of a CSV file that must have those columns; blank lines are left out.
+    """The rows of a CSV file, ``.gz`` or plain, that must have those columns; blank lines are left out.
 
     Raises:
         MedvitError: When the file is missing, empty, no UTF-8, ragged or lacks a column, with the nearest name.
     """
     try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
+        opened = gzip.open if table.suffix == ".gz" else open
+        with opened(table, "rt", newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, strict=True)
             rows = list(reader)
     except FileNotFoundError:
         raise MedvitError(f"The table {table} is not there. Give the path of a CSV file.") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
         raise MedvitError(f"The table {table} cannot be read as UTF-8 CSV: {error}.") from error
     header = list(reader.fieldnames or ())
     missing = [name for name in columns if name not in header]

@@ -22,6 +22,9 @@ class Unanswered(MedvitError):
         super().__init__(message)
         self.reason = reason
 
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (self.reason, str(self))  # both arguments survive the way out of a worker process
+
 
 class Skipped(Unanswered):
     """Not this system's kind of input: another modality, a report, a text file."""

@@ -1,6 +1,6 @@
 """What a system answers about a case; writers turn it into files."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from medvit.case import Case
 from medvit.codes import Label
-from medvit.image import Fit, Plane
+from medvit.image import Fit, Image, Plane
 
 
 class Finding(NamedTuple):
@@ -47,10 +47,20 @@ class Heatmap(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The answer about one case, with what was used on the way and where it came from."""
+    """The answer about one case.
+
+    Args:
+        case: What was answered.
+        findings: Labels with probabilities.
+        regions: Masks.
+        heatmaps: What influenced the scores.
+        origin: What was used on the way (window, spacing, …) and where it came from.
+        read: Reads the case's pixels in source geometry again, for writers that draw over them.
+    """
 
     case: Case
     findings: tuple[Finding, ...] = ()
     regions: tuple[Region, ...] = ()
     heatmaps: tuple[Heatmap, ...] = ()
     origin: Mapping[str, str] = field(default_factory=dict)
+    read: Callable[[Case], Image] | None = None

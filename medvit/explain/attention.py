@@ -1,0 +1,43 @@
+"""Which patches influenced a score: relevance through a ViT's attention."""
+
+import torch
+from torch import Tensor
+
+from medvit.nets.vit import ViT
+
+GRADIENT_ATTENTION = "gradient x attention"
+
+
+def gradient_attention(net: ViT, x: Tensor, classes: Tensor) -> Tensor:
+    """Relevance of every patch for one class of each image.
+
+    Every block's attention is weighted by its gradient, its positive part averaged over heads and rolled through the
+    blocks. Rows of the class token count for class-token heads; for mean-pooled heads, whose class token answers
+    nothing, the mean over the rows of all patches does.
+
+    Source: Chefer et al. 2021, "Generic Attention-Model Explainability" (arXiv:2103.15679), equations 5 and 6.
+
+    Args:
+        net: A classifier; its parameters are left without gradients.
+        x: Images (B, C, H, W).
+        classes: The class explained for each image (B,).
+
+    Returns:
+        (B, rows, columns) of the token grid, not negative.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        x = x.detach().clone().requires_grad_()
+        trace: list[Tensor] = []
+        logits = net(x, trace)  # (B, K)
+        score = logits.gather(1, classes[:, None]).sum()
+        gradients = torch.autograd.grad(score, trace)  # (B, heads, 1+N, 1+N) each
+    B, _, N, _ = trace[0].shape
+    relevance = torch.eye(N, device=x.device).expand(B, N, N)
+    for weights, gradient in zip(trace, gradients, strict=True):
+        step = (weights.detach() * gradient).clamp(min=0).mean(dim=1)  # (B, 1+N, 1+N)
+        relevance = relevance + step.float() @ relevance
+    rows = relevance[:, 1:, 1:].mean(dim=1) if net.pool == "mean" else relevance[:, 0, 1:]  # (B, N)
+    if net.pool == "mean":
+        rows = rows - 1 / rows.shape[1]  # every patch's own identity is no evidence
+    grid = (x.shape[-2] // net.patch, x.shape[-1] // net.patch)
+    return rows.clamp(min=0).unflatten(1, grid)

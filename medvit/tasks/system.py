@@ -1,0 +1,103 @@
+"""What every system shares: it reads its kind of case, trains reproducibly and answers with results."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from lightning import LightningModule
+from torch.optim import Optimizer
+
+from medvit import __version__
+from medvit.case import Case
+from medvit.codes import Label
+from medvit.data.batch import Batch, Sample
+from medvit.data.inputs import View
+from medvit.errors import Skipped
+from medvit.image import Image
+from medvit.optim import warmup_cosine
+from medvit.result import Result
+
+
+class System(LightningModule):
+    """A published system: networks, the way from a case to their input, and how they are trained.
+
+    Constructor arguments are scalars, paths and names of label sets only, so that a checkpoint describes itself in
+    plain types and opens with ``weights_only=True``.
+    """
+
+    modalities: ClassVar[tuple[str, ...]] = ()
+    monitor: ClassVar[tuple[str, str]] = ("val/loss", "min")  # what selects the best checkpoint, and which way
+    answers: ClassVar[bool] = True  # False for pre-training, which `medvit predict` refuses
+
+    labels: tuple[Label, ...] = ()
+    seed: int = 0
+
+    @property
+    def identity(self) -> str:
+        """Name and version, as every result carries it."""
+        return f"{type(self).__name__} {__version__}"
+
+    def refuse(self, case: Case) -> None:
+        """Raise `Skipped` for a case that is not this system's kind of input; headers only."""
+        if case.modality not in self.modalities:
+            raise Skipped("modality", f"Its modality is {case.modality}; {type(self).__name__} reads {self._reads}.")
+
+    @property
+    def _reads(self) -> str:
+        return ", ".join(modality or "pictures" for modality in self.modalities)
+
+    def read(self, case: Case) -> Image:
+        """The pixels of a case in source geometry."""
+        raise NotImplementedError
+
+    def sample(self, image: Image, case: Case, look: View | None = None) -> Sample:
+        """Model pixels of a read case; ``look`` replaces the view for answers by a random one."""
+        raise NotImplementedError
+
+    def preprocess(self, case: Case) -> Sample:
+        """A case as this system sees it when it answers; travels with the weights.
+
+        Raises:
+            Rejected: When the case is not fit to be answered.
+        """
+        return self.sample(self.read(case), case)
+
+    def prepare(self, cases: Sequence[Case], folder: Path) -> None:
+        """Work on cases once before they are answered, such as embedding the tiles of slides; nothing by default."""
+
+    def predict_step(self, batch: Batch, index: int = 0) -> list[Result]:
+        """Answer a batch, one result a case in order."""
+        raise NotImplementedError
+
+    def schedule(self, optimizer: Optimizer, warmup_epochs: float, floor_lr: float = 0.0) -> dict[str, Any]:
+        """Warm-up and half a cosine over the whole training, step by step, for `configure_optimizers`."""
+        steps = int(self.trainer.estimated_stepping_batches)
+        warmup = round(steps * warmup_epochs / (self.trainer.max_epochs or 1))
+        peak = max(group["lr"] for group in optimizer.param_groups)
+        scheduler = warmup_cosine(optimizer, steps, warmup, floor_lr / peak)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    @property
+    def effective_batch(self) -> int:
+        """Cases that one optimiser step sees, over devices and accumulation."""
+        trainer = self.trainer
+        per_device = int(trainer.datamodule.batch_size)  # type: ignore[attr-defined]
+        return per_device * trainer.accumulate_grad_batches * trainer.world_size
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Draw masks and dropped paths from the seed and the step, so that a resumed run repeats them."""
+        torch.manual_seed(self.seed * 1_000_003 + self.global_step)
+
+    def on_validation_batch_start(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """The same masks at every validation, so that losses compare."""
+        torch.manual_seed(self.seed * 1_000_003 + batch_idx)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say whose weights these are, in plain types."""
+        checkpoint["medvit"] = self.card()
+
+    def card(self) -> dict[str, Any]:
+        """What a checkpoint says of itself: system, version, constructor arguments."""
+        arguments = {name: str(value) if isinstance(value, Path) else value for name, value in self.hparams.items()}
+        return {"system": type(self).__name__, "version": __version__, "arguments": arguments}
