@@ -6,6 +6,7 @@ the names of our modules; what is left over or missing afterwards is an error th
 
 import argparse
 import hashlib
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,10 +14,11 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from medvit.atomic import whole
 from medvit.errors import MedvitError
 from medvit.nets.vit import ViT, resample_positions
 
@@ -149,3 +151,31 @@ def file_digest(path: Path) -> str:
         for block in iter(lambda: file.read(1 << 20), b""):
             sha.update(block)
     return sha.hexdigest()
+
+
+def read_own(path: Path) -> tuple[dict[str, Any], State]:
+    """What one of our checkpoints says of itself (system, version, arguments), and its tensors.
+
+    Raises:
+        MedvitError: When the file is no checkpoint that ``medvit train`` wrote.
+    """
+    if path.suffix == ".safetensors":
+        state = read_state(path)
+        with safe_open(path, "pt") as file:
+            card = json.loads((file.metadata() or {}).get("medvit", "null"))
+    else:
+        content = read_file(path)
+        card, state = content.get("medvit"), dict(content.get("state_dict", {}))
+    if not isinstance(card, dict) or not isinstance(card.get("arguments"), dict):
+        raise MedvitError(
+            f"{path} is no checkpoint of a medvit system. Published weights are not answered with directly: "
+            "name them as system.weights in a workflow and train."
+        )
+    return card, state
+
+
+def release(checkpoint: Path, path: Path) -> None:
+    """Write a checkpoint's weights and card as safetensors: what one hands on, without optimiser and history."""
+    card, state = read_own(checkpoint)
+    with whole(path) as part:
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, part, {"medvit": json.dumps(card)})

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Literal, Protocol, cast
 
 import numpy as np
 from lightning import LightningDataModule
@@ -14,7 +14,7 @@ from medvit.codes import Label
 from medvit.data.augment import random_view
 from medvit.data.batch import Batch, Sample
 from medvit.data.inputs import View
-from medvit.data.tables import Kind, Uncertainty, read_dataset
+from medvit.data.tables import read_dataset
 from medvit.errors import MedvitError, Unanswered
 from medvit.image import Image
 
@@ -52,10 +52,10 @@ class Cases(LightningDataModule):
     def __init__(
         self,
         table: Path,
-        kind: Kind = "medvit",
+        kind: Literal["medvit", "nih", "chexpert", "mimic"] = "medvit",
         images: Path | None = None,
         lists: Path | None = None,
-        uncertainty: Uncertainty | None = None,
+        uncertainty: Literal["ones", "zeros", "ignore", "paper"] | None = None,
         batch_size: int = 64,
         workers: int = 0,
         cache: bool = False,

@@ -15,6 +15,7 @@ from medvit.optim import layer_decay_groups, scaled_lr
 from medvit.result import Finding, Heatmap, Result
 from medvit.tasks.system import System
 
+THRESHOLDS_FROM = "validation split: largest sensitivity + specificity; 0.5 where a label had one class only"
 EXPLAIN_CHUNK = 16  # images explained at once; every block's attention and gradient is held
 
 
@@ -86,6 +87,11 @@ class Classification(System):
             self.log(f"val/auroc/{label.name}", area)
         self.log("val/auroc", nanmean(areas), prog_bar=True)
         self.thresholds.copy_(youden_thresholds(probability, y))
+
+    def card(self) -> dict[str, Any]:
+        """Adds the thresholds and where they came from."""
+        chosen = dict(zip((label.name for label in self.labels), self.thresholds.tolist(), strict=True))
+        return super().card() | {"thresholds": chosen, "thresholds_from": THRESHOLDS_FROM}
 
     def predict_step(self, batch: Batch, index: int = 0) -> list[Result]:
         """Probabilities of every label, and a heat map for every positive one."""

@@ -8,7 +8,7 @@ import torch
 from lightning import LightningModule
 from torch.optim import Optimizer
 
-from medvit import __version__
+from medvit import NOTICE, __version__
 from medvit.case import Case
 from medvit.codes import Label
 from medvit.data.batch import Batch, Sample
@@ -96,8 +96,16 @@ class System(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say whose weights these are, in plain types."""
         checkpoint["medvit"] = self.card()
+        checkpoint["hyper_parameters"] = checkpoint["medvit"]["arguments"]
 
     def card(self) -> dict[str, Any]:
-        """What a checkpoint says of itself: system, version, constructor arguments."""
+        """What a checkpoint says of itself, in plain types: system, version, constructor arguments, validation metrics."""
         arguments = {name: str(value) if isinstance(value, Path) else value for name, value in self.hparams.items()}
-        return {"system": type(self).__name__, "version": __version__, "arguments": arguments}
+        return {
+            "system": type(self).__name__,
+            "version": __version__,
+            "arguments": arguments,
+            "labels": [label.name for label in self.labels],
+            "metrics": {k: float(v) for k, v in self.trainer.callback_metrics.items() if k.startswith("val/")},
+            "notice": NOTICE,
+        }

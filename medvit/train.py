@@ -1,0 +1,215 @@
+"""From a workflow to a checkpoint: what it requires is trained first, the best epoch is chosen on validation data."""
+
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+from lightning import LightningDataModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import CSVLogger
+
+from medvit import NOTICE, __version__, weights
+from medvit.atomic import locked, write_text
+from medvit.errors import MedvitError
+from medvit.plain_yaml import read_yaml
+from medvit.tasks.progress import Lines
+from medvit.tasks.system import System
+from medvit.workflow import ALLOWED, Workflow
+
+log = logging.getLogger(__name__)
+
+LAST, RELEASE, RESOLVED = "last.ckpt", "model.safetensors", "workflow.yaml"
+
+
+def train(workflow: Workflow, resume: str | None = None) -> Path:
+    """Train a workflow and what it requires.
+
+    The run folder then holds ``best.ckpt`` and ``last.ckpt``, ``model.safetensors`` (the best weights, to hand on), the
+    resolved ``workflow.yaml``, ``metrics.json`` and the logs.
+
+    Args:
+        workflow: See `medvit.workflow.open_workflow`.
+        resume: ``auto`` continues an unfinished run and leaves a finished one alone; a path continues that checkpoint.
+
+    Returns:
+        The best checkpoint.
+
+    Raises:
+        MedvitError: When the run folder holds another run, or the data or weights do not fit.
+    """
+    for required in workflow.requires:
+        if finished(required):
+            refuse_other(required)
+            log.info("%s: already trained in %s", required.path.name, required.run)
+        else:
+            train(required, "auto")
+    with locked(workflow.run):
+        return _train(workflow, resume)
+
+
+def finished(workflow: Workflow) -> bool:
+    """Whether the run folder holds a run that came to its end."""
+    return (workflow.run / RELEASE).is_file()
+
+
+def refuse_other(workflow: Workflow) -> None:
+    """Refuse a run folder that was trained from other settings, naming the difference."""
+    saved = workflow.run / RESOLVED
+    if not saved.is_file():
+        return
+    then, now = flat(read_yaml(saved)[0]), flat(json.loads(json.dumps(workflow.resolved())))
+    changed = [f"{key} was {then.get(key)!r} and is {now.get(key)!r}" for key in sorted(then.keys() | now.keys())
+               if then.get(key) != now.get(key)]  # fmt: skip
+    if changed:
+        raise MedvitError(
+            f"{workflow.run} holds a run of {workflow.path.name} with other settings: {'; '.join(changed)}. "
+            "Choose another folder with -o, or delete that one."
+        )
+
+
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """A tree of mappings as dotted keys."""
+    if isinstance(tree, Mapping):
+        return {key: value for name, part in tree.items() for key, value in flat(part, f"{prefix}{name}.").items()}
+    return {prefix.rstrip("."): tree}
+
+
+def _train(workflow: Workflow, resume: str | None) -> Path:
+    checkpoint = _checkpoint_to_resume(workflow, resume)
+    if finished(workflow) and checkpoint is None:
+        log.info("%s: already trained in %s", workflow.path.name, workflow.run)
+        return workflow.best
+    _quiet()
+    seed_everything(workflow.seed, workers=True, verbose=False)
+    system, data, trainer = instantiate(workflow)
+    system.seed = data.seed = workflow.seed
+    log.info("training %s into %s (seed %d)", workflow.path.name, workflow.run, workflow.seed)
+    write_text(workflow.run / RESOLVED, yaml.safe_dump(workflow.resolved(), sort_keys=False, allow_unicode=True))
+    trainer.fit(system, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    if not workflow.best.is_file():
+        raise MedvitError(f"{workflow.path}: no epoch was validated, so there is no best checkpoint in {workflow.run}.")
+    _report(workflow, trainer)
+    weights.release(workflow.best, workflow.run / RELEASE)  # written last: it says that the run is finished
+    return workflow.best
+
+
+def _checkpoint_to_resume(workflow: Workflow, resume: str | None) -> Path | None:
+    """The checkpoint to continue; refuses to write over a run that nobody asked to continue."""
+    last = workflow.run / LAST
+    if resume not in (None, "auto"):
+        if not Path(str(resume)).is_file():
+            raise MedvitError(f"The checkpoint {resume} is not there. Give a path, or --resume auto.")
+        return Path(str(resume))
+    if resume == "auto":
+        if last.is_file() or finished(workflow):
+            refuse_other(workflow)
+        return last if last.is_file() and not finished(workflow) else None
+    if last.is_file() or finished(workflow):
+        raise MedvitError(
+            f"{workflow.run} already holds a run. Continue it with --resume auto, choose another folder with -o, or delete it."
+        )
+    return None
+
+
+def instantiate(workflow: Workflow) -> tuple[System, LightningDataModule, Trainer]:
+    """Build the system, the data and the trainer that a workflow names.
+
+    Raises:
+        MedvitError: When an argument that the first check let pass does not fit its type, or a constructor refuses.
+    """
+    packages = sorted({*ALLOWED, *(str(part["class"]).split(".")[0] for part in _named(workflow.resolved()))})
+    set_parsing_settings(
+        import_path_denylist=["*"], import_path_allowlist=packages, instantiate_subclass_spec_in_any=False
+    )
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(System, "system", required=True)
+    parser.add_subclass_arguments(LightningDataModule, "data", required=True)
+    parser.add_class_arguments(Trainer, "trainer", fail_untyped=False)
+    wanted = {key: value for key, value in workflow.resolved().items() if key != "seed"}
+    wanted["trainer"] = trainer_defaults(workflow) | wanted["trainer"]
+    try:
+        built = parser.instantiate_classes(parser.parse_object(class_paths(wanted)))
+    except (ArgumentError, ValueError, TypeError) as error:
+        raise MedvitError(f"{workflow.path}: {' '.join(str(error).split())}") from error
+    trainer: Trainer = built.trainer
+    monitor, mode = built.system.monitor
+    trainer.callbacks[:0] = [
+        ModelCheckpoint(
+            workflow.run, Path(workflow.best).stem, monitor=monitor, mode=mode, save_last=True, enable_version_counter=False
+        ),
+        *([Lines()] if not _terminal() else []),
+    ]
+    return built.system, built.data, trainer
+
+
+def trainer_defaults(workflow: Workflow) -> dict[str, Any]:
+    """Trainer arguments where the workflow names none: logs as CSV in the run folder, reproducible arithmetic."""
+    logger = f"{CSVLogger.__module__}.{CSVLogger.__name__}"
+    return {
+        "default_root_dir": str(workflow.run),
+        "logger": {"class": logger, "save_dir": str(workflow.run), "name": "logs"},
+        "deterministic": "warn",
+        "num_sanity_val_steps": 0,
+        "enable_progress_bar": _terminal(),
+        "enable_model_summary": False,
+    }
+
+
+def class_paths(tree: Any) -> Any:
+    """``{class: X, a: 1}`` as the ``class_path`` and ``init_args`` that jsonargparse instantiates, at every depth."""
+    if isinstance(tree, Mapping) and isinstance(tree.get("class"), str):
+        arguments = {key: class_paths(value) for key, value in tree.items() if key != "class"}
+        return {"class_path": tree["class"], "init_args": arguments}
+    if isinstance(tree, Mapping):
+        return {key: class_paths(value) for key, value in tree.items()}
+    return [class_paths(item) for item in tree] if isinstance(tree, list) else tree
+
+
+def _named(tree: Any) -> list[Mapping[str, Any]]:
+    """Every mapping with a ``class`` in a tree."""
+    if isinstance(tree, Mapping):
+        here = [tree] if isinstance(tree.get("class"), str) else []
+        return here + [found for value in tree.values() for found in _named(value)]
+    return [found for item in tree for found in _named(item)] if isinstance(tree, list) else []
+
+
+def _report(workflow: Workflow, trainer: Trainer) -> None:
+    """Write ``metrics.json``: what was measured on validation data at the chosen epoch, and by what."""
+    best = next(c for c in trainer.callbacks if isinstance(c, ModelCheckpoint) and c.best_model_path)
+    content = weights.read_file(workflow.best)
+    report = {
+        "workflow": workflow.path.name,
+        "selected_by": best.monitor,
+        "value": None if best.best_model_score is None else float(best.best_model_score),
+        "epoch": content["epoch"],
+        "metrics": content["medvit"].get("metrics", {}),
+        "medvit": __version__,
+        "torch": torch.__version__,
+        "lightning": lightning.__version__,
+        "notice": NOTICE,
+    }
+    write_text(workflow.run / "metrics.json", json.dumps(report, indent=2) + "\n")
+    log.info("best epoch %d: %s %.4f; weights in %s", report["epoch"], best.monitor, report["value"] or 0, workflow.best)
+
+
+def _terminal() -> bool:
+    return sys.stderr.isatty()
+
+
+def _quiet() -> None:
+    """Keep library chatter that no user can act on out of the log."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"lightning|torch")
+    warnings.filterwarnings("ignore", message=r".*(num_workers|does not have many workers|log_every_n_steps|treespec).*")
+    os.environ.setdefault("TQDM_DYNAMIC_NCOLS", "1")
