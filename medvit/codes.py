@@ -93,3 +93,8 @@ def labels_of(names: str | Iterable[str]) -> tuple[Label, ...]:
     if not names or len(set(names)) != len(names):
         raise MedvitError(f"labels must name each finding once and at least one, not {list(names)}.")
     return tuple(Label(name, code_of(name)) for name in names)
+
+
+def file_name(label: str) -> str:
+    """A label as part of a file name."""
+    return "".join(c if c.isalnum() or c in "-_" else "-" for c in label)[:64]

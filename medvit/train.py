@@ -6,6 +6,7 @@ import os
 import sys
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 from lightning import LightningDataModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from medvit import NOTICE, __version__, weights
@@ -23,7 +24,7 @@ from medvit.errors import MedvitError
 from medvit.plain_yaml import read_yaml
 from medvit.tasks.progress import Lines
 from medvit.tasks.system import System
-from medvit.workflow import ALLOWED, Workflow
+from medvit.workflow import ALLOWED, Workflow, class_of
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,22 @@ def train(workflow: Workflow, resume: str | None = None) -> Path:
             train(required, "auto")
     with locked(workflow.run):
         return _train(workflow, resume)
+
+
+def rehearse(workflow: Workflow) -> None:
+    """Build everything and read the tables, but train nothing and write nothing; required weights may be missing yet.
+
+    Raises:
+        MedvitError: As training would.
+    """
+    for required in workflow.requires:
+        rehearse(required)
+    trained = [str(required.best.resolve()) for required in workflow.requires if not finished(required)]
+    system = {key: value for key, value in workflow.system.items() if value not in trained}
+    built, data, trainer = instantiate(replace(workflow, system=system))
+    trainer.strategy.connect(built)  # the data asks it which labels count
+    data.trainer = trainer
+    data.setup("fit")
 
 
 def finished(workflow: Workflow) -> bool:
@@ -137,33 +154,39 @@ def instantiate(workflow: Workflow) -> tuple[System, LightningDataModule, Traine
     parser.add_subclass_arguments(LightningDataModule, "data", required=True)
     parser.add_class_arguments(Trainer, "trainer", fail_untyped=False)
     wanted = {key: value for key, value in workflow.resolved().items() if key != "seed"}
-    wanted["trainer"] = trainer_defaults(workflow) | wanted["trainer"]
+    wanted["trainer"] = trainer_arguments(workflow)
     try:
         built = parser.instantiate_classes(parser.parse_object(class_paths(wanted)))
     except (ArgumentError, ValueError, TypeError) as error:
         raise MedvitError(f"{workflow.path}: {' '.join(str(error).split())}") from error
-    trainer: Trainer = built.trainer
-    monitor, mode = built.system.monitor
-    trainer.callbacks[:0] = [
-        ModelCheckpoint(
-            workflow.run, Path(workflow.best).stem, monitor=monitor, mode=mode, save_last=True, enable_version_counter=False
-        ),
-        *([Lines()] if not _terminal() else []),
-    ]
-    return built.system, built.data, trainer
+    return built.system, built.data, built.trainer
 
 
-def trainer_defaults(workflow: Workflow) -> dict[str, Any]:
-    """Trainer arguments where the workflow names none: logs as CSV in the run folder, reproducible arithmetic."""
-    logger = f"{CSVLogger.__module__}.{CSVLogger.__name__}"
-    return {
+def trainer_arguments(workflow: Workflow) -> dict[str, Any]:
+    """The workflow's trainer arguments over our defaults: CSV logs in the run folder, reproducible arithmetic, and the
+    checkpoint that is best by the system's own validation measure."""
+    monitor, mode = class_of(str(workflow.system["class"])).monitor
+    checkpoint = {
+        "class": f"{ModelCheckpoint.__module__}.ModelCheckpoint",
+        "dirpath": str(workflow.run),
+        "filename": workflow.best.stem,
+        "monitor": monitor,
+        "mode": mode,
+        "save_last": True,
+        "enable_version_counter": False,
+    }
+    lines = [] if _terminal() else [{"class": f"{Lines.__module__}.Lines"}]
+    given = workflow.trainer.get("callbacks") or []
+    defaults = {
         "default_root_dir": str(workflow.run),
-        "logger": {"class": logger, "save_dir": str(workflow.run), "name": "logs"},
+        "logger": {"class": f"{CSVLogger.__module__}.CSVLogger", "save_dir": str(workflow.run), "name": "logs"},
         "deterministic": "warn",
         "num_sanity_val_steps": 0,
         "enable_progress_bar": _terminal(),
         "enable_model_summary": False,
     }
+    callbacks = [checkpoint, *lines, *(given if isinstance(given, list) else [given])]
+    return defaults | dict(workflow.trainer) | {"callbacks": callbacks}
 
 
 def class_paths(tree: Any) -> Any:

@@ -246,6 +246,12 @@ def _public(package: str) -> Iterator[str]:
     return (name for name in classes_in(package) if not name.startswith("_"))
 
 
+def class_of(class_path: str) -> Any:
+    """Import a class that `open_workflow` let pass."""
+    module, _, name = class_path.rpartition(".")
+    return getattr(import_module(module), name)
+
+
 def load_system(path: Path | str) -> "System":
     """The system of a checkpoint (``.ckpt`` or ``.safetensors``), with its weights, ready to answer.
 
@@ -259,8 +265,7 @@ def load_system(path: Path | str) -> "System":
     found = resolve(str(card.get("system")), HOMES["system"])
     if found is None:
         raise MedvitError(f"{path} is a checkpoint of {card.get('system')!r}, a system that this medvit does not have.")
-    module, _, name = found[0].rpartition(".")
     arguments = {**card["arguments"], "weights": None}  # the weights are in the checkpoint
-    system: System = getattr(import_module(module), name)(**arguments)
+    system: System = class_of(found[0])(**arguments)
     fit(system, state, str(path))
     return system.eval()

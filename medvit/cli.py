@@ -1,0 +1,168 @@
+"""The ``medvit`` command. Each verb imports what it needs, so that help and refusals come at once."""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from medvit import NOTICE, __version__
+from medvit.errors import MedvitError
+
+DONE, NOTHING, WRONG, PARTLY = 0, 1, 2, 3
+EPILOG = f"""exit codes: 0 every input answered or skipped; 3 done, but some were rejected or failed;
+2 the command is wrong; 1 nothing could be done.  {NOTICE}"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a verb and return the exit code; errors of the user's are sentences, never tracebacks."""
+    options = parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.captureWarnings(True)
+    logging.getLogger("py.warnings").setLevel(logging.ERROR)
+    try:
+        code: int = options.verb(options)
+    except MedvitError as error:
+        print(error, file=sys.stderr)
+        return WRONG
+    except KeyboardInterrupt:
+        print("Stopped. Go on with --resume.", file=sys.stderr)
+        return NOTHING
+    return code
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(
+        "medvit",
+        description=f"Published medical-imaging systems around self-supervised Vision Transformers.\n{NOTICE}",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"medvit {__version__}. {NOTICE}")
+    verbs = top.add_subparsers(title="verbs", metavar="VERB", required=True)
+    _add_train(verbs)
+    _add_predict(verbs)
+    _add_show(verbs)
+    _add_doctor(verbs)
+    return top
+
+
+def _verb(verbs: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
+    plain = argparse.RawDescriptionHelpFormatter
+    verb: argparse.ArgumentParser = verbs.add_parser(
+        name, help=text, description=text, epilog=EPILOG, formatter_class=plain
+    )
+    verb.set_defaults(verb=run)
+    return verb
+
+
+def _add_train(verbs: Any) -> None:
+    verb = _verb(verbs, "train", train, "Train a workflow, and first what it requires.")
+    verb.add_argument("file", type=Path, metavar="FILE", help="the workflow, such as workflows/thorax_mae.yaml")
+    verb.add_argument("overrides", nargs="*", metavar="key=value", help="replace a key, such as trainer.max_epochs=3")
+    verb.add_argument("-o", "--out", type=Path, metavar="RUN", help="the run's folder (runs/<name of FILE>)")
+    verb.add_argument("--resume", metavar="auto|CKPT", help="continue the run in its folder, or a checkpoint")
+    verb.add_argument("--dry-run", action="store_true", help="check everything, build it, train nothing")
+    verb.add_argument(
+        "--allow-import", action="append", default=[], metavar="PACKAGE", help="allow classes of another package"
+    )
+
+
+def train(options: argparse.Namespace) -> int:
+    """``medvit train``."""
+    from medvit.workflow import open_workflow
+
+    workflow = open_workflow(options.file, options.overrides, options.out, options.allow_import)
+    from medvit import train as training
+
+    if options.dry_run:
+        training.rehearse(workflow)
+        print(f"{options.file} can be trained into {workflow.run}.")
+        return DONE
+    print(training.train(workflow, options.resume))
+    return DONE
+
+
+def _add_predict(verbs: Any) -> None:
+    verb = _verb(verbs, "predict", predict, "Answer files and folders of cases.")
+    verb.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="best.ckpt or model.safetensors of a run")
+    verb.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="DICOM files, PNGs, JPEGs, folders of them")
+    verb.add_argument("-o", "--out", type=Path, required=True, help="the folder for tables and pictures")
+    verb.add_argument("--write", default="csv,heat", help="what to write: csv,heat (default) or csv")
+    verb.add_argument("--workers", type=int, default=1, help="processes that read cases; 0 reads in this one (1)")
+    verb.add_argument("--batch-size", type=int, default=16, help="cases answered at once (16)")
+    verb.add_argument("--precision", choices=("32", "bf16"), default="32", help="arithmetic of the network (32)")
+    verb.add_argument("--device", default="auto", help="cpu, cuda, … (auto)")
+    verb.add_argument("--on-error", choices=("skip", "stop"), default="skip", help="what a bad input does (skip)")
+    verb.add_argument("--resume", action="store_true", help="go on with the run in the folder")
+    verb.add_argument("--json", action="store_true", help="print the counts as JSON")
+
+
+def predict(options: argparse.Namespace) -> int:
+    """``medvit predict``."""
+    for path in (options.checkpoint, *options.inputs):
+        if not path.exists():
+            raise MedvitError(f"{path} is not there. Give an existing checkpoint, then files or folders to answer.")
+    import torch
+
+    from medvit import weights, workflow
+    from medvit.predict import WRITERS, Options
+    from medvit.predict import predict as answer
+
+    write = tuple(name.strip() for name in options.write.split(","))
+    unknown = [name for name in write if name not in WRITERS]
+    if unknown:
+        raise MedvitError(f"--write knows {', '.join(WRITERS)}, not {', '.join(unknown)}.")
+    if options.batch_size < 1 or options.workers < 0:
+        raise MedvitError("--batch-size must be at least 1 and --workers at least 0.")
+    device = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    system = workflow.load_system(options.checkpoint)
+    card, _ = weights.read_own(options.checkpoint)
+    identity = {"name": options.checkpoint.name, "sha256": weights.file_digest(options.checkpoint), **card}
+    how = Options(
+        write, options.batch_size, options.workers, options.precision, device, options.on_error == "stop", options.resume
+    )
+    counts = answer(system, identity, options.inputs, options.out, how)
+    return _told(options, counts)
+
+
+def _told(options: argparse.Namespace, counts: dict[str, int]) -> int:
+    if options.json:
+        print(json.dumps(counts))
+    else:
+        print("  ".join(f"{name} {count}" for name, count in counts.items()), f" in {options.out}\n{NOTICE}")
+    if not counts["ok"] and not counts["skipped"]:
+        return NOTHING
+    return PARTLY if counts["rejected"] or counts["failed"] else DONE
+
+
+def _add_show(verbs: Any) -> None:
+    verb = _verb(verbs, "show", show, "Show what a workflow says, with every key it could say, or what a checkpoint is.")
+    verb.add_argument("file", type=Path, metavar="CHECKPOINT|FILE")
+    verb.add_argument("--json", action="store_true", help="print it as JSON")
+
+
+def show(options: argparse.Namespace) -> int:
+    """``medvit show``."""
+    from medvit import show as shown
+
+    told = shown.workflow(options.file) if options.file.suffix in (".yaml", ".yml") else shown.checkpoint(options.file)
+    print(json.dumps(told, indent=2) if options.json else shown.text(told))
+    return DONE
+
+
+def _add_doctor(verbs: Any) -> None:
+    verb = _verb(verbs, "doctor", doctor, "Say what this machine can do: versions, arithmetic, DICOM decoders.")
+    verb.add_argument("--json", action="store_true", help="print it as JSON")
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """``medvit doctor``."""
+    from medvit import doctor as examined
+
+    told = examined.examine()
+    print(json.dumps(told, indent=2) if options.json else examined.text(told))
+    return DONE if not told["problems"] else NOTHING

@@ -1,0 +1,96 @@
+"""Heat maps: numbers in model space for programs, a picture over the source for people."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Pillow
+from PIL import ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
+
+from medvit import NOTICE
+from medvit.atomic import whole
+from medvit.codes import file_name
+from medvit.image import Plane
+from medvit.result import Finding, Heatmap, Result
+
+FAINT = 0.6  # relevance below this quantile is left transparent
+OPACITY = 0.55
+CAPTION_MIN_ROWS = 200  # smaller pictures cannot carry a readable line
+# Matplotlib's "inferno" (CC0) at nine steps: perceptually uniform and readable for the colour-blind.
+INFERNO = np.array([
+    (0, 0, 4), (31, 12, 72), (85, 15, 109), (136, 34, 106), (186, 54, 85),
+    (227, 89, 51), (249, 140, 10), (249, 201, 50), (252, 255, 164),
+], np.float32)  # fmt: skip
+
+
+def write_heat(result: Result, folder: Path) -> list[Path]:
+    """Write ``heat_<label>.npz`` and ``heat_<label>.png`` of every heat map of a result.
+
+    The npz holds ``values`` (h, w) over the model's field of view, ``box`` (top, left, bottom, right of that field in
+    source pixels), ``source`` (rows, columns), ``model`` (rows, columns) and ``about`` (JSON). The picture has the rows and
+    columns of the source.
+    """
+    if not result.heatmaps or result.read is None:
+        return []
+    film = result.read(result.case).pixels[0]
+    probability = {finding.label.name: finding for finding in result.findings}
+    written = []
+    for heat in result.heatmaps:
+        stem = folder / f"heat_{file_name(heat.label.name)}"
+        written += [
+            _write_numbers(heat, stem.with_suffix(".npz")),
+            _write_picture(film, heat, probability[heat.label.name], stem.with_suffix(".png")),
+        ]
+    return written
+
+
+def _write_numbers(heat: Heatmap, path: Path) -> Path:
+    about = {"label": heat.label.name, "code": str(heat.label.code), "method": heat.method, "notice": NOTICE}
+    with whole(path) as part, part.open("wb") as file:
+        np.savez_compressed(
+            file,
+            values=heat.values,
+            box=np.array(heat.fit.box),
+            source=np.array(heat.fit.source),
+            model=np.array(heat.fit.model),
+            about=np.array(json.dumps(about)),
+        )
+    return path
+
+
+def _write_picture(film: Plane, heat: Heatmap, finding: Finding, path: Path) -> Path:
+    picture = Pillow.fromarray(overlay(film, heat.fit.to_source(heat.values)))
+    caption = f"{heat.label.name} {finding.probability:.2f}   regions that influenced this score   {NOTICE}"
+    if picture.height >= CAPTION_MIN_ROWS:
+        _caption(picture, caption)
+    info = PngInfo()
+    info.add_text("Description", f"{caption} Method: {heat.method}.")
+    with whole(path) as part:
+        picture.save(part, "PNG", pnginfo=info, compress_level=3)
+    return path
+
+
+def overlay(film: Plane, relevance: Plane) -> NDArray[np.uint8]:
+    """Colour a film (H, W) in [0, 1] by relevance (H, W): nothing below a quantile, then ever more opaque."""
+    seen = relevance[relevance > 0]
+    low, high = (float(np.quantile(seen, FAINT)), float(seen.max())) if seen.size else (0.0, 0.0)
+    scaled = ((relevance - low) / (high - low)).clip(0, 1) if high > low else np.zeros_like(relevance)
+    steps = np.linspace(0, 1, len(INFERNO))
+    colour = np.stack([np.interp(scaled, steps, INFERNO[:, c]) for c in range(3)], axis=-1)  # (H, W, 3)
+    weight = (OPACITY * scaled**0.5)[..., None]
+    grey = (film.clip(0, 1) * 255)[..., None]
+    return ((1 - weight) * grey + weight * colour).round().astype(np.uint8)
+
+
+def _caption(picture: Pillow.Image, text: str) -> None:
+    """A dark line at the bottom with the text as large as fits."""
+    draw = ImageDraw.Draw(picture)
+    size = max(picture.height // 40, 9)
+    font = ImageFont.load_default(size)
+    width = draw.textlength(text, font)
+    if width > picture.width * 0.98:
+        font = ImageFont.load_default(max(size * picture.width * 0.98 / width, 5))
+    draw.rectangle((0, picture.height - 1.6 * size, picture.width, picture.height), fill=(0, 0, 0))
+    draw.text((picture.width * 0.01, picture.height - 1.4 * size), text, fill=(230, 230, 230), font=font)

@@ -1,0 +1,152 @@
+"""How long one training step takes, beside the same network from transformers.
+
+``python tests/benchmarks/training_step.py [--steps N] [--batch B] [mae|finetune]``
+
+A step is forward, backward, optimiser step and clearing the gradients. Both sides run in this process in turns, on the
+same images, with the same sizes and the same autocast; the order of a turn alternates. A ratio is transformers / medvit
+of one turn, so above 1 medvit is the faster. Each side gets the optimiser its user would write: `torch.optim.AdamW` with its
+defaults for transformers; decay groups and ``fused=True`` for medvit. What the optimiser adds is visible in the rows
+``network`` (forward and backward alone) and ``optimiser``.
+"""
+
+import argparse
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
+
+import torch
+import transformers
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.optim import AdamW, Optimizer
+
+from medvit.nets.mae import MAE
+from medvit.nets.vit import ViT
+from medvit.optim import decay_groups
+
+LABELS = 14
+LR = 1e-4
+WEIGHT_DECAY = 0.05
+MASK_RATIO = 0.9
+SMALL = {"image_size": 224, "patch_size": 16, "hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6,
+         "intermediate_size": 1536, "layer_norm_eps": 1e-6, "hidden_dropout_prob": 0.0,
+         "attention_probs_dropout_prob": 0.0, "attn_implementation": "sdpa"}  # fmt: skip
+DECODER = {"decoder_hidden_size": 512, "decoder_num_hidden_layers": 8, "decoder_num_attention_heads": 16,
+           "decoder_intermediate_size": 2048}  # fmt: skip
+
+
+class Side(NamedTuple):
+    """A network as one of the two libraries' users trains it."""
+
+    loss: Callable[[Tensor, Tensor], Tensor]  # of images (B, C, H, W) and labels (B, K)
+    net: nn.Module
+    optimizer: Optimizer
+
+
+class Seconds(NamedTuple):
+    network: float
+    optimiser: float
+
+    @property
+    def step(self) -> float:
+        return self.network + self.optimiser
+
+
+def medvit_side(what: str) -> Side:
+    net: nn.Module
+    if what == "mae":
+        mae = net = MAE(ViT(learn_positions=False), MASK_RATIO)
+
+        def loss(x: Tensor, y: Tensor) -> Tensor:
+            return Tensor(mae(x)["loss"])
+    else:
+        net = ViT(classes=LABELS, pool="mean", drop_path=0.0)
+
+        def loss(x: Tensor, y: Tensor) -> Tensor:
+            return binary_cross_entropy_with_logits(net(x).float(), y)
+
+    return Side(loss, net, AdamW(decay_groups(net, WEIGHT_DECAY), LR, fused=True))
+
+
+def transformers_side(what: str) -> Side:
+    net: nn.Module
+    if what == "mae":
+        net = transformers.ViTMAEForPreTraining(
+            transformers.ViTMAEConfig(**SMALL, **DECODER, mask_ratio=MASK_RATIO, norm_pix_loss=False)
+        )
+
+        def loss(x: Tensor, y: Tensor) -> Tensor:
+            return Tensor(net(pixel_values=x).loss)
+    else:
+        net = transformers.ViTForImageClassification(
+            transformers.ViTConfig(**SMALL, num_labels=LABELS, problem_type="multi_label_classification")
+        )
+
+        def loss(x: Tensor, y: Tensor) -> Tensor:
+            return Tensor(net(pixel_values=x, labels=y).loss)
+
+    return Side(loss, net.train(), AdamW(net.parameters(), LR))
+
+
+def fast_bf16() -> bool:
+    """Whether this CPU multiplies bfloat16 in hardware."""
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def autocast() -> AbstractContextManager[object]:
+    return torch.autocast("cpu", torch.bfloat16) if fast_bf16() else nullcontext()
+
+
+def step(side: Side, x: Tensor, y: Tensor) -> Seconds:
+    start = time.perf_counter()
+    with autocast():
+        loss = side.loss(x, y)
+    loss.backward()  # type: ignore[no-untyped-call]
+    middle = time.perf_counter()
+    side.optimizer.step()
+    side.optimizer.zero_grad(set_to_none=True)
+    return Seconds(middle - start, time.perf_counter() - middle)
+
+
+def compare(what: str, steps: int, batch: int, warm_up: int = 2) -> list[tuple[Seconds, Seconds]]:
+    """Seconds of (medvit, transformers) in every turn after the warm-up."""
+    torch.manual_seed(0)
+    x, y = torch.randn(batch, 3, 224, 224), torch.randint(0, 2, (batch, LABELS)).float()
+    sides = medvit_side(what), transformers_side(what)
+    turns = []
+    for turn in range(warm_up + steps):
+        seconds = {index: step(sides[index], x, y) for index in ((0, 1) if turn % 2 else (1, 0))}
+        turns.append((seconds[0], seconds[1]))
+    return turns[warm_up:]
+
+
+def report(what: str, turns: list[tuple[Seconds, Seconds]]) -> None:
+    print(f"{what}: medians of {len(turns)} turns")
+    for part in ("network", "optimiser", "step"):
+        ours, theirs = ([getattr(turn[side], part) for turn in turns] for side in (0, 1))
+        ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
+        print(
+            f"  {part:<9}  medvit {statistics.median(ours):.3f} s  transformers {statistics.median(theirs):.3f} s"
+            f"  ratio {statistics.median(ratios):.2f} ({min(ratios):.2f}..{max(ratios):.2f})"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="?", choices=("mae", "finetune"), help="both where not given")
+    parser.add_argument("--steps", type=int, default=15)
+    parser.add_argument("--batch", type=int, default=16)
+    given = parser.parse_args()
+    precision = "bfloat16 autocast" if fast_bf16() else "float32 (no bfloat16 arithmetic in this CPU)"
+    print(f"ViT-S/16, 224 px, batch {given.batch}, {precision}, {torch.get_num_threads()} threads, {platform.machine()}")
+    print(f"torch {torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}")
+    for what in (given.what,) if given.what else ("mae", "finetune"):
+        report(what, compare(what, given.steps, given.batch))
+
+
+if __name__ == "__main__":
+    main()
