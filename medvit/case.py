@@ -121,7 +121,9 @@ def read_header(path: Path) -> Case:
     except (InvalidDicomError, ValueError, TypeError, AttributeError, NotImplementedError, KeyError, EOFError) as error:
         raise Rejected("unreadable", f"Its DICOM header cannot be read ({type(error).__name__}).") from error
     if not header["sop_uid"]:
-        raise Rejected("no_sop_uid", "Its header holds no SOP Instance UID: empty, truncated or of another transfer syntax.")
+        raise Rejected(
+            "no_sop_uid", "Its header holds no SOP Instance UID: empty, truncated or of another transfer syntax."
+        )
     return Case(header["sop_uid"], header["modality"], (path,), header=header)
 
 
@@ -222,7 +224,9 @@ def read_csv(table: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     missing = [name for name in columns if name not in header]
     if missing:
         near = {name: get_close_matches(name, header, 1) for name in missing}
-        said = "; ".join(f"{name!r}" + (f" (did you mean {near[name][0]!r}?)" if near[name] else "") for name in missing)
+        said = "; ".join(
+            f"{name!r}" + (f" (did you mean {near[name][0]!r}?)" if near[name] else "") for name in missing
+        )
         raise MedvitError(f"The table {table} has no column {said}. Its columns: {', '.join(header) or 'none'}.")
     if not rows:
         raise MedvitError(f"The table {table} has no rows.")

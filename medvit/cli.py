@@ -18,7 +18,12 @@ EPILOG = f"""exit codes: 0 every input answered or skipped; 3 done, but some wer
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb and return the exit code; errors of the user's are sentences, never tracebacks."""
-    options = parser().parse_args(argv)
+    commands = parser()
+    options, rest = commands.parse_known_args(argv)
+    if rest and (not hasattr(options, "overrides") or any(word.startswith("-") for word in rest)):
+        commands.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.overrides += rest  # argparse gives up on key=value words behind an option
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.captureWarnings(True)
     logging.getLogger("py.warnings").setLevel(logging.ERROR)
@@ -123,7 +128,13 @@ def predict(options: argparse.Namespace) -> int:
     card, _ = weights.read_own(options.checkpoint)
     identity = {"name": options.checkpoint.name, "sha256": weights.file_digest(options.checkpoint), **card}
     how = Options(
-        write, options.batch_size, options.workers, options.precision, device, options.on_error == "stop", options.resume
+        write,
+        options.batch_size,
+        options.workers,
+        options.precision,
+        device,
+        options.on_error == "stop",
+        options.resume,
     )
     counts = answer(system, identity, options.inputs, options.out, how)
     return _told(options, counts)
@@ -140,7 +151,9 @@ def _told(options: argparse.Namespace, counts: dict[str, int]) -> int:
 
 
 def _add_show(verbs: Any) -> None:
-    verb = _verb(verbs, "show", show, "Show what a workflow says, with every key it could say, or what a checkpoint is.")
+    verb = _verb(
+        verbs, "show", show, "Show what a workflow says, with every key it could say, or what a checkpoint is."
+    )
     verb.add_argument("file", type=Path, metavar="CHECKPOINT|FILE")
     verb.add_argument("--json", action="store_true", help="print it as JSON")
 

@@ -87,7 +87,9 @@ def labels_of(names: str | Iterable[str]) -> tuple[Label, ...]:
     """
     if isinstance(names, str):
         if names not in LABEL_SETS:
-            raise MedvitError(f"There is no label set {names!r}; there are {', '.join(LABEL_SETS)}, or a list of findings.")
+            raise MedvitError(
+                f"There is no label set {names!r}; there are {', '.join(LABEL_SETS)}, or a list of findings."
+            )
         names = LABEL_SETS[names]
     names = tuple(names)
     if not names or len(set(names)) != len(names):

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
-from pydicom.pixels import get_decoder
+from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID
 
 from medvit import NOTICE, __version__
@@ -26,7 +26,9 @@ def examine() -> dict[str, Any]:
     """Versions, arithmetic, decoders by transfer syntax, and problems with what to do about them."""
     problems = []
     if importlib.util.find_spec("torchvision"):
-        problems.append("torchvision is installed; beside this torch it breaks lightning. Run `pip uninstall torchvision`.")
+        problems.append(
+            "torchvision is installed; beside this torch it breaks lightning. Run `pip uninstall torchvision`."
+        )
     versions = {name: _version(name) for name in PACKAGES}
     for name, bad in BAD_RELEASES.items():
         if versions[name] in bad:
@@ -51,7 +53,7 @@ def examine() -> dict[str, Any]:
 def _fast_bf16() -> bool:
     """Whether bf16 arithmetic is faster than fp32 here, so that ``precision: bf16-mixed`` is worth it."""
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     capabilities = torch.cpu.get_capabilities()
     return any(bool(capabilities.get(name)) for name in ("avx512_bf16", "amx_bf16", "sve_bf16"))
 

@@ -44,7 +44,8 @@ class Fit:
         top, left, bottom, right = self.box
         scale_y, scale_x = self.model[0] / (bottom - top), self.model[1] / (right - left)
         offset = np.array([left, top, left, top])
-        return (np.asarray(boxes, np.float64) - offset) * np.array([scale_x, scale_y, scale_x, scale_y])
+        mapped: NDArray[np.float64] = (boxes - offset) * np.array([scale_x, scale_y, scale_x, scale_y])
+        return mapped
 
     def to_source(self, plane: Plane) -> Plane:
         """Spread a plane over the model's field of view, (h, w) at any resolution, to source pixels (H, W).
@@ -52,7 +53,9 @@ class Fit:
         What the model did not see is 0.
         """
         top, left, bottom, right = (round(edge) for edge in self.box)
-        spread = Pillow.fromarray(plane.astype(np.float32)).resize((right - left, bottom - top), Pillow.Resampling.BILINEAR)
+        spread = Pillow.fromarray(plane.astype(np.float32)).resize(
+            (right - left, bottom - top), Pillow.Resampling.BILINEAR
+        )
         out = np.zeros(self.source, np.float32)
         inside = out[max(top, 0) : bottom, max(left, 0) : right]
         inside[:] = np.asarray(spread)[max(-top, 0) :, max(-left, 0) :][: inside.shape[0], : inside.shape[1]]

@@ -60,7 +60,9 @@ class Options:
     resume: bool = False
 
 
-def predict(system: System, checkpoint: Mapping[str, Any], inputs: Sequence[Path], out: Path, options: Options) -> dict[str, int]:
+def predict(
+    system: System, checkpoint: Mapping[str, Any], inputs: Sequence[Path], out: Path, options: Options
+) -> dict[str, int]:
     """Answer every input and leave the run in ``out``.
 
     Args:
@@ -123,11 +125,10 @@ def _run(system: System, found: Sequence[Found], out: Path, options: Options) ->
     paths = iter(sources)
     for read in loader:
         answers = _answer(system, read, options)
-        for case, answer in zip((case for case, _ in read), answers, strict=True):
-            source = next(paths)
-            answer = _written(answer, out / "cases" / case.key, options) if isinstance(answer, Result) else answer
+        for (case, _), answer in zip(read, answers, strict=True):
+            kept = _written(answer, out / "cases" / case.key, options) if isinstance(answer, Result) else answer
             now = time.monotonic()
-            yield _record(source, case, answer, now - clock)
+            yield _record(next(paths), case, kept, now - clock)
             clock = now
 
 

@@ -1,6 +1,5 @@
 """What a workflow or a checkpoint says, for people and for scripts."""
 
-import ast
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +27,7 @@ def _keys(opened: Workflow, name: str) -> list[dict[str, Any]]:
     return [
         {
             "key": f"{name}.{argument.name}",
-            "value": given[argument.name]
-            if argument.name in given
-            else ast.unparse(argument.default)
-            if argument.default
-            else None,
+            "value": given.get(argument.name, argument.default_text),
             "from": "workflow" if argument.name in given else "default",
             "type": argument.type_text,
             "meaning": argument.text,
@@ -57,7 +52,10 @@ def text(told: Any, indent: str = "") -> str:
     lines = []
     for name, value in told.items():
         if name == "keys":
-            lines += [f"{indent}{one['key']} = {one['value']}  ({one['from']}; {one['type']})  {one['meaning']}" for one in value]
+            lines += [
+                f"{indent}{one['key']} = {one['value']}  ({one['from']}; {one['type']})  {one['meaning']}"
+                for one in value
+            ]
         elif isinstance(value, dict) and value:
             lines += [f"{indent}{name}:", text(value, indent + "  ")]
         else:

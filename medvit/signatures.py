@@ -24,6 +24,7 @@ class Argument:
     annotation: ast.expr | None
     default: ast.expr | None
     text: str
+    default_text: str | None = None
 
     @property
     def type_text(self) -> str:
@@ -104,7 +105,7 @@ def signature(class_path: str, file: Path) -> Signature | None:
         for part in node.body:
             if isinstance(part, ast.FunctionDef) and part.name == "__init__":
                 docs = f"{ast.get_docstring(node) or ''}\n{ast.get_docstring(part) or ''}"
-                return Signature(class_path, _arguments(part.args, docs), part.args.kwarg is not None)
+                return Signature(class_path, _arguments(part.args, docs, _constants(tree)), part.args.kwarg is not None)
         short = next((base.id for base in node.bases if isinstance(base, ast.Name)), "")
     return None
 
@@ -114,11 +115,36 @@ def _tree(file: Path) -> ast.Module:
     return ast.parse(file.read_text(encoding="utf-8"))
 
 
-def _arguments(args: ast.arguments, docs: str) -> dict[str, Argument]:
+def _arguments(args: ast.arguments, docs: str, constants: dict[str, ast.expr]) -> dict[str, Argument]:
     positional = [*args.posonlyargs, *args.args][1:]  # without self
     defaults = [None] * (len(positional) - len(args.defaults)) + list(args.defaults)
     pairs = [*zip(positional, defaults, strict=True), *zip(args.kwonlyargs, args.kw_defaults, strict=True)]
-    return {arg.arg: Argument(arg.arg, arg.annotation, default, _described(arg.arg, docs)) for arg, default in pairs}
+    return {
+        arg.arg: Argument(arg.arg, arg.annotation, default, _described(arg.arg, docs), _said(default, constants))
+        for arg, default in pairs
+    }
+
+
+def _said(default: ast.expr | None, constants: dict[str, ast.expr]) -> str | None:
+    """A default as a person reads it: named constants of the file by their value."""
+    if default is None:
+        return None
+    known = isinstance(default, ast.Name) and default.id in constants
+    return ast.unparse(constants[default.id] if known else default)  # type: ignore[attr-defined]
+
+
+def _constants(tree: ast.Module) -> dict[str, ast.expr]:
+    """The constants that a file assigns at its top, singly or in pairs."""
+    found: dict[str, ast.expr] = {}
+    for node in tree.body:
+        if isinstance(node, ast.Assign):
+            target, value = node.targets[0], node.value
+            if isinstance(target, ast.Name):
+                found[target.id] = value
+            elif isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+                pairs = zip(target.elts, value.elts, strict=True)
+                found |= {name.id: one for name, one in pairs if isinstance(name, ast.Name)}
+    return found
 
 
 def _described(name: str, docs: str) -> str:

@@ -108,7 +108,8 @@ def _train(workflow: Workflow, resume: str | None) -> Path:
     _quiet()
     seed_everything(workflow.seed, workers=True, verbose=False)
     system, data, trainer = instantiate(workflow)
-    system.seed = data.seed = workflow.seed
+    system.seed = workflow.seed
+    data.seed = workflow.seed  # type: ignore[attr-defined]  # data modules of medvit have one
     log.info("training %s into %s (seed %d)", workflow.path.name, workflow.run, workflow.seed)
     write_text(workflow.run / RESOLVED, yaml.safe_dump(workflow.resolved(), sort_keys=False, allow_unicode=True))
     trainer.fit(system, datamodule=data, ckpt_path=checkpoint, weights_only=True)
@@ -209,7 +210,11 @@ def _named(tree: Any) -> list[Mapping[str, Any]]:
 
 def _report(workflow: Workflow, trainer: Trainer) -> None:
     """Write ``metrics.json``: what was measured on validation data at the chosen epoch, and by what."""
-    best = next(c for c in trainer.callbacks if isinstance(c, ModelCheckpoint) and c.best_model_path)
+    best = trainer.checkpoint_callback
+    if not isinstance(best, ModelCheckpoint):
+        raise MedvitError(
+            f"{workflow.path}: a callback took the place of the checkpoints; remove it from trainer.callbacks."
+        )
     content = weights.read_file(workflow.best)
     report = {
         "workflow": workflow.path.name,
@@ -223,7 +228,9 @@ def _report(workflow: Workflow, trainer: Trainer) -> None:
         "notice": NOTICE,
     }
     write_text(workflow.run / "metrics.json", json.dumps(report, indent=2) + "\n")
-    log.info("best epoch %d: %s %.4f; weights in %s", report["epoch"], best.monitor, report["value"] or 0, workflow.best)
+    log.info(
+        "best epoch %d: %s %.4f; weights in %s", report["epoch"], best.monitor, report["value"] or 0, workflow.best
+    )
 
 
 def _terminal() -> bool:
@@ -234,5 +241,7 @@ def _quiet() -> None:
     """Keep library chatter that no user can act on out of the log."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=UserWarning, module=r"lightning|torch")
-    warnings.filterwarnings("ignore", message=r".*(num_workers|does not have many workers|log_every_n_steps|treespec).*")
+    warnings.filterwarnings(
+        "ignore", message=r".*(num_workers|does not have many workers|log_every_n_steps|treespec).*"
+    )
     os.environ.setdefault("TQDM_DYNAMIC_NCOLS", "1")

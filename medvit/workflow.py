@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medvit.errors import MedvitError
-from medvit.plain_yaml import Key, Lines, read_value, read_yaml
+from medvit.plain_yaml import Key, read_value, read_yaml
 from medvit.signatures import Signature, accepts, classes_in, nearest, resolve, signature
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class _Check:
         self.path, self.run, self.allowed = path, run, allowed
         self.content, self.lines = read_yaml(path)
         self.overridden: dict[Key, str] = {}
-        self.problems: list[str] = []
+        self.problems: list[tuple[int, str]] = []  # line and sentence
         self.signatures: dict[str, Signature] = {}
 
     def workflow(self, overrides: Sequence[str], above: tuple[Path, ...]) -> Workflow:
@@ -97,7 +97,7 @@ class _Check:
         for name, part in parts.items():
             self.resolve_paths(name, part, files)
         if self.problems:
-            raise MedvitError("\n".join(self.problems))
+            raise MedvitError("\n".join(sentence for _, sentence in sorted(self.problems)))
         return Workflow(
             self.path, self.run, seed, parts["system"], parts["data"], trainer, tuple(required), self.signatures
         )
@@ -111,27 +111,31 @@ class _Check:
                 return f"{self.path}:{self.lines[key[:length]]}"
         return str(self.path)
 
+    def line(self, key: Key) -> int:
+        """Where a problem is listed: by line, the command line first."""
+        return next((self.lines[key[:n]] for n in range(len(key), 0, -1) if key[:n] in self.lines), 0)
+
     def problem(self, key: Key, message: str) -> None:
-        self.problems.append(f"{self.where(key)}: {message}.")
+        self.problems.append((self.line(key), f"{self.where(key)}: {message}."))
 
     def unknown(self, key: Key, name: str, known: list[str]) -> None:
         meant = nearest(name, known)
         prefix = "".join(f"{part}." for part in key[:-1])
         hint = f"Did you mean {prefix}{meant}?" if meant else f"Known here: {', '.join(known)}."
-        self.problems.append(f"{self.where(key)}: unknown key {prefix}{name}. {hint}")
+        self.problems.append((self.line(key), f"{self.where(key)}: unknown key {prefix}{name}. {hint}"))
 
     def override(self, text: str) -> None:
         """Put ``a.b=value`` into the content."""
         dotted, equals, value = text.partition("=")
         if not equals or not all(dotted.split(".")):
-            self.problems.append(f"command line: {text!r} is no key=value, such as trainer.max_epochs=3.")
+            self.problems.append((0, f"command line: {text!r} is no key=value, such as trainer.max_epochs=3."))
             return
         *parents, last = dotted.split(".")
         place = self.content
         for parent in parents:
             place = place.setdefault(parent, {})
             if not isinstance(place, dict):
-                self.problems.append(f"command line, {text}: {dotted} lies inside a value that is no mapping.")
+                self.problems.append((0, f"command line, {text}: {dotted} lies inside a value that is no mapping."))
                 return
         place[last] = read_value(value, f"command line, {text}")
         self.overridden[tuple(dotted.split("."))] = text
@@ -154,7 +158,7 @@ class _Check:
                     check = _Check(path, self.run.parent / path.stem, self.allowed)
                     opened.append(check.workflow((), (*above, self.path.resolve())))
                 except MedvitError as error:
-                    self.problems.append(str(error))
+                    self.problems.append((0, str(error)))
         return opened
 
     def part(self, name: str) -> dict[str, Any]:

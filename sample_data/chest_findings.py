@@ -8,6 +8,7 @@ patient; w is the distance from the midline on one side, so the same formulas se
 from dataclasses import dataclass, field
 
 import numpy as np
+
 from brushes import Plane, blur, branches, clouds, curve, soft, strokes
 
 Box = tuple[int, int, int, int]  # x_min, y_min, x_max, y_max in pixels, half open

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from brushes import Plane
-from chest_findings import LABELS, SIZE, Anatomy, Box
-from paint_films import paint_film
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import UID, DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
+
+from brushes import Plane
+from chest_findings import LABELS, SIZE, Anatomy, Box
+from paint_films import paint_film
 
 HERE = Path(__file__).parent
 FILMS = 300

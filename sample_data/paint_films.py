@@ -1,6 +1,7 @@
 """Paints synthetic frontal chest films: bones, vessels, soft tissue, and how the detector sees them."""
 
 import numpy as np
+
 from brushes import Plane, Segment, blur, branches, clouds, curve, soft, strokes
 from chest_findings import (
     SIDES,

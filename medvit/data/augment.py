@@ -26,7 +26,12 @@ FILL = 128  # grey where a moved picture leaves a gap: about the mean of a film
 
 
 def random_view(
-    rng: Generator, *, crop_min: float, flip: float = 0.5, randaugment: float = 0.0, ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    rng: Generator,
+    *,
+    crop_min: float,
+    flip: float = 0.5,
+    randaugment: float = 0.0,
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> View:
     """A random part of the film, perhaps mirrored and altered.
 
@@ -48,7 +53,9 @@ def random_view(
     return look
 
 
-def random_crop(rng: Generator, source: tuple[int, int], size: int, share_min: float, ratio: tuple[float, float]) -> Fit:
+def random_crop(
+    rng: Generator, source: tuple[int, int], size: int, share_min: float, ratio: tuple[float, float]
+) -> Fit:
     """A rectangle of random area and aspect; ten tries, then the largest centred one of an allowed aspect."""
     height, width = source
     for _ in range(10):
@@ -70,7 +77,7 @@ def rand_augment(plane: Plane, magnitude: float, rng: Generator, operations: int
         if rng.random() < APPLY_PROBABILITY:
             level = float(np.clip(rng.normal(magnitude, 0.5), 0, LEVELS)) / LEVELS
             picture = OPERATIONS[index](picture, level, rng)
-    return np.asarray(picture, np.float32) / 255
+    return np.asarray(picture, np.float32) / np.float32(255)
 
 
 def _sign(rng: Generator) -> float:

@@ -78,7 +78,9 @@ class Cases(LightningDataModule):
         splits = read_dataset(self.kind, self.table, names, self.images, self.lists, self.uncertainty)
         for split in ("train", "val"):
             if not splits.get(split):
-                raise MedvitError(f"The table {self.table} has no cases in split {split}; training needs train and val.")
+                raise MedvitError(
+                    f"The table {self.table} has no cases in split {split}; training needs train and val."
+                )
         check_positives(self.table, splits, names)
         for split, cases in splits.items():
             patients = len({case.patient or case.uid for case in cases})
@@ -106,7 +108,7 @@ class Cases(LightningDataModule):
         return DataLoader(
             views,
             self.batch_size,
-            sampler=order,  # type: ignore[arg-type]  # it draws an index and a seed
+            sampler=order,  # it draws an index and a seed
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
             collate_fn=collate,

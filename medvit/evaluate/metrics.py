@@ -23,9 +23,13 @@ def auroc(probability: Tensor, y: Tensor) -> Tensor:
 def _of_known(probability: Tensor, y: Tensor) -> float:
     known = ~y.isnan()
     p, truth = probability[known].float(), y[known].long()
-    if truth.unique().numel() < 2:
+    if not _both(truth):
         return math.nan
     return float(binary_auroc(p, truth))
+
+
+def _both(truth: Tensor) -> bool:
+    return bool((truth == 0).any() and (truth == 1).any())
 
 
 def nanmean(values: Tensor) -> Tensor:
@@ -50,7 +54,7 @@ def youden_thresholds(probability: Tensor, y: Tensor, default: float = 0.5) -> T
     for k in range(y.shape[1]):
         known = ~y[:, k].isnan()
         p, truth = probability[known, k].float(), y[known, k].long()
-        if truth.unique().numel() < 2:
+        if not _both(truth):
             thresholds.append(default)
             continue
         false_rate, true_rate, cuts = binary_roc(p, truth)

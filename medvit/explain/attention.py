@@ -30,14 +30,13 @@ def gradient_attention(net: ViT, x: Tensor, classes: Tensor) -> Tensor:
         trace: list[Tensor] = []
         logits = net(x, trace)  # (B, K)
         score = logits.gather(1, classes[:, None]).sum()
-        gradients = torch.autograd.grad(score, trace)  # (B, heads, 1+N, 1+N) each
+        gradients: tuple[Tensor, ...] = torch.autograd.grad(score, trace)  # (B, heads, 1+N, 1+N) each
     B, _, N, _ = trace[0].shape
-    relevance = torch.eye(N, device=x.device).expand(B, N, N)
+    relevance: Tensor = torch.eye(N, device=x.device).expand(B, N, N)
     for weights, gradient in zip(trace, gradients, strict=True):
         step = (weights.detach() * gradient).clamp(min=0).mean(dim=1)  # (B, 1+N, 1+N)
         relevance = relevance + step.float() @ relevance
     rows = relevance[:, 1:, 1:].mean(dim=1) if net.pool == "mean" else relevance[:, 0, 1:]  # (B, N)
     if net.pool == "mean":
         rows = rows - 1 / rows.shape[1]  # every patch's own identity is no evidence
-    grid = (x.shape[-2] // net.patch, x.shape[-1] // net.patch)
-    return rows.clamp(min=0).unflatten(1, grid)
+    return rows.clamp(min=0).reshape(B, x.shape[-2] // net.patch, x.shape[-1] // net.patch)

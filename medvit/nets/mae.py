@@ -7,6 +7,7 @@ Xiao et al. 2023, "Delving into Masked Autoencoders for Multi-Label Thorax Disea
 from collections.abc import Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medvit.nets.vit import NORM_EPS, Block, ViT, cut_patches, initialise, sincos_positions
@@ -74,8 +75,9 @@ class MAE(nn.Module):
         latent = self.encode(patches, order[:, :visible])  # (B, 1+visible, D)
         prediction = self.decode(latent, restore)  # (B, N, p*p*C)
         mask = (restore >= visible).float()
-        error = (prediction.float() - self.target(patches)).square().mean(dim=2)  # (B, N)
-        loss = (error * mask).sum() / mask.sum()
+        hidden = mask.flatten().nonzero().flatten()  # as many in every image
+        painted, wanted = (t.flatten(0, 1).index_select(0, hidden) for t in (prediction, patches))  # (hidden, p*p*C)
+        loss = F.mse_loss(painted.float(), self.target(wanted))
         return {"loss": loss, "prediction": prediction, "mask": mask, "restore": restore, "latent": latent}
 
     def encode(self, patches: Tensor, keep: Tensor) -> Tensor:
@@ -99,11 +101,11 @@ class MAE(nn.Module):
         return self.decoder_pred(self.decoder_norm(t[:, 1:]))
 
     def target(self, patches: Tensor) -> Tensor:
-        """What hidden patches should become: (B, N, C*p*p) -> (B, N, p*p*C), normalised where asked for."""
+        """What hidden patches should become: (..., C*p*p) -> (..., p*p*C), normalised where asked for."""
         channels = self.encoder.patch_embed.proj.in_channels
-        target = patches.unflatten(2, (channels, -1)).transpose(2, 3).flatten(2).float()  # (row, column, channel)
+        target = patches.unflatten(-1, (channels, -1)).transpose(-2, -1).flatten(-2).float()  # (row, column, channel)
         if self.normalise_targets:
-            variance, mean = torch.var_mean(target, dim=2, keepdim=True)  # unbiased
+            variance, mean = torch.var_mean(target, dim=-1, keepdim=True)  # unbiased
             target = (target - mean) / (variance + PIXEL_EPS).sqrt()
         return target
 

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 NORM_EPS = 1e-6  # of every LayerNorm; torch's own default is 1e-5
 
+FEW_TOKENS = 512  # up to here the weights (B, heads, N, N) that plain attention keeps are small beside the other activations
+
 Grid = tuple[int, int]
 
 
@@ -69,6 +71,11 @@ class PatchEmbed(nn.Module):
         return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
 
 
+def plain_is_faster(q: Tensor) -> bool:
+    """Whether to train through plain products: torch's fused attention has a slow bfloat16 backward on CPUs."""
+    return q.is_cpu and q.dtype == torch.bfloat16 and q.requires_grad and q.shape[2] <= FEW_TOKENS
+
+
 class Attention(nn.Module):
     """Multi-head self-attention; with a ``trace`` it notes its weights (B, heads, N, N) there, part of the graph."""
 
@@ -81,12 +88,13 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, trace: list[Tensor] | None = None) -> Tensor:
         B, N, D = x.shape
         q, k, v = self.qkv(x).reshape(B, N, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)  # 3 x (B, h, N, d)
-        if trace is None:
+        if trace is None and not plain_is_faster(q):
             out = F.scaled_dot_product_attention(q, k, v)
         else:
-            weights = (q @ k.transpose(-2, -1) * (D // self.heads) ** -0.5).softmax(-1)  # (B, h, N, N)
-            trace.append(weights)
+            weights = (q * (D // self.heads) ** -0.5 @ k.transpose(-2, -1)).softmax(-1)  # (B, h, N, N)
             out = weights @ v
+            if trace is not None:
+                trace.append(weights)
         return self.proj(out.transpose(1, 2).reshape(B, N, D))
 
 

@@ -14,7 +14,8 @@ from PIL import Image as Pillow
 from PIL import ImageOps
 from pydicom import Dataset
 from pydicom.errors import InvalidDicomError
-from pydicom.pixels import get_decoder, pixel_array
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.utils import pixel_array
 from pydicom.uid import RLELossless
 
 from medvit.case import PICTURES
@@ -57,10 +58,14 @@ def _read_picture(path: Path) -> Image:
             picture = ImageOps.exif_transpose(file)
             depth = 65535 if picture.mode.startswith("I") else 255
             grey = picture if depth == 65535 else picture.convert("L")
-            pixels = np.asarray(grey, np.float32)[None] / depth  # (1, H, W)
+            pixels = np.asarray(grey, np.float32)[None] / np.float32(depth)  # (1, H, W)
     except (Pillow.DecompressionBombError, *DECODE_ERRORS) as error:
         raise Rejected("undecodable", f"The picture cannot be decoded ({type(error).__name__}).") from error
-    origin = {"voi": f"full range of the file, 0 to {depth}", "photometric": picture.mode, "spacing": "none in the file"}
+    origin = {
+        "voi": f"full range of the file, 0 to {depth}",
+        "photometric": picture.mode,
+        "spacing": "none in the file",
+    }
     return Image(pixels, None, origin)
 
 
@@ -89,7 +94,9 @@ def _decode(dataset: Dataset) -> NDArray[np.integer]:
     if not 0 < pixels <= MAX_PIXELS:
         raise Rejected("pixel_budget", f"Its header declares {dataset.Rows} x {dataset.Columns} pixels.")
     if not syntax.is_encapsulated and len(dataset.PixelData) < pixels * int(dataset.BitsAllocated) // 8:
-        raise Rejected("truncated", f"It holds {len(dataset.PixelData)} bytes of {pixels * dataset.BitsAllocated // 8}.")
+        raise Rejected(
+            "truncated", f"It holds {len(dataset.PixelData)} bytes of {pixels * dataset.BitsAllocated // 8}."
+        )
     if not get_decoder(syntax).is_available:
         raise Rejected("no_decoder", f"No decoder for {syntax.name} is installed: `pip install medvit[codecs]`.")
     plugin = "pydicom" if syntax == RLELossless else ""  # the faster RLE plugin panics on damaged files
@@ -161,7 +168,9 @@ def _voi(dataset: Dataset, modality: Step, shown: NDArray[np.integer]) -> tuple[
     low, high = float(span.min()), float(span.max())
     if low == high:
         raise Rejected("no_contrast", "Every pixel has the same grey value.")
-    return (lambda values: ((values - low) / (high - low)).clip(0, 1)), f"no window in the file: its range {low:g} to {high:g}"
+    return (
+        lambda values: ((values - low) / (high - low)).clip(0, 1)
+    ), f"no window in the file: its range {low:g} to {high:g}"
 
 
 def _window(centre: float, width: float, function: str) -> Step:

@@ -8,7 +8,6 @@ selects on validation data, always.
 from pathlib import Path
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
 
 from medvit import weights as weights_files

@@ -81,7 +81,8 @@ def overlay(film: Plane, relevance: Plane) -> NDArray[np.uint8]:
     colour = np.stack([np.interp(scaled, steps, INFERNO[:, c]) for c in range(3)], axis=-1)  # (H, W, 3)
     weight = (OPACITY * scaled**0.5)[..., None]
     grey = (film.clip(0, 1) * 255)[..., None]
-    return ((1 - weight) * grey + weight * colour).round().astype(np.uint8)
+    blended: NDArray[np.uint8] = ((1 - weight) * grey + weight * colour).round().astype(np.uint8)
+    return blended
 
 
 def _caption(picture: Pillow.Image, text: str) -> None:

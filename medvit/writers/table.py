@@ -36,7 +36,14 @@ def write_tables(records: Sequence[Mapping[str, Any]], out: Path, system: str, n
     ordered = sorted(records, key=lambda record: str(record["source"]))
     write_csv(out / "inputs.csv", INPUT_COLUMNS, ordered)
     rows = (
-        {**record, **record["header"], **finding, "positive": int(finding["positive"]), "system": system, "notice": notice}
+        {
+            **record,
+            **record["header"],
+            **finding,
+            "positive": int(finding["positive"]),
+            "system": system,
+            "notice": notice,
+        }
         for record in ordered
         for finding in record["findings"]
     )

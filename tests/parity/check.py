@@ -56,7 +56,10 @@ def mae_pretrain(config: Mapping[str, Any], state: Tensors, given: Tensors) -> T
         decoder_heads=config["decoder_num_heads"],
         normalise_targets=config["norm_pix_loss"],
     )
-    built = sincos_positions(config["embed_dim"], encoder.grid), sincos_positions(config["decoder_embed_dim"], encoder.grid)
+    built = (
+        sincos_positions(config["embed_dim"], encoder.grid),
+        sincos_positions(config["decoder_embed_dim"], encoder.grid),
+    )
     through_adapter(net, state, weights.mae)
     out = net(given["images"], given["noise"])
     channels = config["in_chans"]
@@ -93,7 +96,7 @@ def errors(path: Path) -> dict[str, float]:
     parts: dict[str, Tensors] = {"state": {}, "input": {}, "output": {}}
     with safe_open(path, "pt") as file:
         config = json.loads(file.metadata()["config"])
-        for name in file.keys():
+        for name in file.keys():  # noqa: SIM118  (no mapping)
             part, key = name.split("/", 1)
             parts[part][key] = file.get_tensor(name)
     computed = KINDS[kind_of(path)](config, parts["state"], parts["input"])
