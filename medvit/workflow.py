@@ -78,6 +78,7 @@ class _Check:
         self.path, self.run, self.allowed = path, run, allowed
         self.content, self.lines = read_yaml(path)
         self.overridden: dict[Key, str] = {}
+        self.refused: set[Path] = set()  # required workflows with problems of their own
         self.problems: list[tuple[int, str]] = []  # line and sentence
         self.signatures: dict[str, Signature] = {}
 
@@ -158,6 +159,7 @@ class _Check:
                     check = _Check(path, self.run.parent / path.stem, self.allowed)
                     opened.append(check.workflow((), (*above, self.path.resolve())))
                 except MedvitError as error:
+                    self.refused.add(path.resolve())
                     self.problems.append((0, str(error)))
         return opened
 
@@ -237,6 +239,8 @@ class _Check:
             base = Path() if key in self.overridden else self.path.parent
             path = (base / value).resolve()
             if path.suffix in (".yaml", ".yml"):
+                if path in self.refused:
+                    continue  # its own problems are listed
                 if path not in files:
                     self.problem(key, f"{name}.{argument.name} names the workflow {value}, which requires must list")
                     continue

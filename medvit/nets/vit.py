@@ -91,7 +91,7 @@ class Attention(nn.Module):
         if trace is None and not plain_is_faster(q):
             out = F.scaled_dot_product_attention(q, k, v)
         else:
-            weights = (q * (D // self.heads) ** -0.5 @ k.transpose(-2, -1)).softmax(-1)  # (B, h, N, N)
+            weights = (q * (D // self.heads) ** -0.5 @ k.transpose(-2, -1).contiguous()).softmax(-1)  # (B, h, N, N)
             out = weights @ v
             if trace is not None:
                 trace.append(weights)

@@ -1,0 +1,42 @@
+# make demo: install, train on the sample films, answer them, show where the pictures lie
+# make test: everything that must hold: style, types, import contract, tests
+# make check: the same without the tests;  make bench: speed beside what one would run instead
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check install --quiet -c constraints.txt
+
+.PHONY: demo test check bench clean
+
+$(VENV)/core: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) torch==2.13.0
+	$(PIP) -e .[codecs]
+	touch $@
+
+$(VENV)/all: $(VENV)/core
+	$(PIP) -e .[codecs,bench,dev]
+	touch $@
+
+demo: $(VENV)/core
+	$(BIN)/medvit train workflows/thorax_mae.yaml --resume auto
+	$(BIN)/medvit predict runs/thorax_mae/best.ckpt sample_data/films -o out/films --resume
+	@echo
+	@echo "Findings: out/films/results.csv    Heat maps: out/films/cases/*/heat_*.png"
+
+check: $(VENV)/all
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check
+	$(BIN)/python tests/parity/check.py $(wildcard ../shared/golden/mae_*.safetensors ../shared/golden/thorax_*.safetensors)
+	$(BIN)/pytest
+
+bench: $(VENV)/all
+	$(BIN)/python tests/benchmarks/command_line.py
+	$(BIN)/python tests/benchmarks/training_step.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

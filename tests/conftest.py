@@ -1,0 +1,101 @@
+"""Tiny DICOM films for every test."""
+
+import hashlib
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.tag import Tag
+from pydicom.uid import UID, DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
+
+
+class MakeFilm(Protocol):
+    """See `make_film`."""
+
+    def __call__(
+        self,
+        path: Path,
+        pixels: np.ndarray,
+        photometric: str = "MONOCHROME2",
+        bits: int = 12,
+        signed: bool = False,
+        syntax: str = ExplicitVRLittleEndian,
+        **keyword_elements: Any,
+    ) -> Path: ...
+
+
+@pytest.fixture
+def make_film() -> MakeFilm:
+    """Writes a valid DX film and returns its path.
+
+    Args of what it returns:
+        path: Where to; parents are made. UIDs derive from it.
+        pixels: Stored values (H, W), or (H, W, 3) for colour, or (frames, H, W) beside ``NumberOfFrames``.
+        photometric: Photometric Interpretation.
+        bits: Bits Stored; up to 8 are allocated 8 bits, others 16.
+        signed: Pixel Representation.
+        syntax: Transfer syntax; the pixels are compressed where it asks for that and pydicom has an encoder.
+        keyword_elements: Further elements by keyword, written last, so that a header may lie. None takes an element
+            out; bytes of a textual or numeric element are written as they are, valid or not.
+    """
+    return _make_film
+
+
+def _make_film(
+    path: Path,
+    pixels: np.ndarray,
+    photometric: str = "MONOCHROME2",
+    bits: int = 12,
+    signed: bool = False,
+    syntax: str = ExplicitVRLittleEndian,
+    **keyword_elements: Any,
+) -> Path:
+    colour = photometric not in ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")
+    allocated = 8 if bits <= 8 else 16
+    film = Dataset()
+    film.file_meta = FileMetaDataset()
+    film.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    film.SOPClassUID = DigitalXRayImageStorageForPresentation
+    for level in ("Study", "Series", "SOP"):
+        number = int.from_bytes(hashlib.sha256(f"{level} {path}".encode("utf-8", "surrogateescape")).digest()[:16])
+        setattr(film, f"{level}InstanceUID", UID(f"2.25.{number}"))
+    film.PatientName, film.PatientID = "Film^Test", "TEST-0001"
+    film.Modality, film.BodyPartExamined, film.ViewPosition = "DX", "CHEST", "PA"
+    film.PresentationIntentType = "FOR PRESENTATION"
+    film.Rows, film.Columns = pixels.shape[:2] if colour else pixels.shape[-2:]
+    film.SamplesPerPixel, film.PhotometricInterpretation = 3 if colour else 1, photometric
+    if colour:
+        film.PlanarConfiguration = 0
+    film.BitsAllocated, film.BitsStored, film.HighBit = allocated, bits, bits - 1
+    film.PixelRepresentation = int(signed)
+    content = pixels.astype(f"<{'i' if signed else 'u'}{allocated // 8}").tobytes()
+    film.PixelData = content + b"\0" * (len(content) % 2)
+    film["PixelData"].VR = "OB" if allocated == 8 else "OW"
+    if UID(syntax).is_encapsulated:
+        film.compress(UID(syntax), generate_instance_uid=False)
+    else:
+        film.file_meta.TransferSyntaxUID = UID(syntax)
+    for keyword, value in keyword_elements.items():
+        _set(film, keyword, value)
+    film.file_meta.MediaStorageSOPClassUID = film.SOPClassUID
+    film.file_meta.MediaStorageSOPInstanceUID = film.get("SOPInstanceUID", "2.25.1")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    film.save_as(path, enforce_file_format=True)
+    return path
+
+
+def _set(film: Dataset, keyword: str, value: Any) -> None:
+    tag, vr = Tag(tag_for_keyword(keyword) or 0), dictionary_VR(keyword)
+    if value is None:
+        film.pop(tag, None)
+    elif isinstance(value, bytes) and vr not in ("OB", "OW", "UN", "OB or OW"):
+        value += b" " * (len(value) % 2)
+        film[tag] = RawDataElement(tag, vr, len(value), value, 0, False, True)
+    else:
+        with pydicom.config.disable_value_validation():
+            setattr(film, keyword, value)
