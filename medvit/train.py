@@ -220,7 +220,7 @@ def _report(workflow: Workflow, trainer: Trainer) -> None:
         "workflow": workflow.path.name,
         "selected_by": best.monitor,
         "value": None if best.best_model_score is None else float(best.best_model_score),
-        "epoch": content["epoch"],
+        "epoch": content["epoch"] + 1,
         "metrics": content["medvit"].get("metrics", {}),
         "medvit": __version__,
         "torch": torch.__version__,

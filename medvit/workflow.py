@@ -78,6 +78,7 @@ class _Check:
         self.path, self.run, self.allowed = path, run, allowed
         self.content, self.lines = read_yaml(path)
         self.overridden: dict[Key, str] = {}
+        self.used: set[Path] = set()  # required workflows whose weights are named; the others need no training
         self.refused: set[Path] = set()  # required workflows with problems of their own
         self.problems: list[tuple[int, str]] = []  # line and sentence
         self.signatures: dict[str, Signature] = {}
@@ -99,9 +100,8 @@ class _Check:
             self.resolve_paths(name, part, files)
         if self.problems:
             raise MedvitError("\n".join(sentence for _, sentence in sorted(self.problems)))
-        return Workflow(
-            self.path, self.run, seed, parts["system"], parts["data"], trainer, tuple(required), self.signatures
-        )
+        needed = tuple(work for work in required if work.path.resolve() in self.used)
+        return Workflow(self.path, self.run, seed, parts["system"], parts["data"], trainer, needed, self.signatures)
 
     def where(self, key: Key) -> str:
         """File and line of a key, or the command line."""
@@ -244,6 +244,7 @@ class _Check:
                 if path not in files:
                     self.problem(key, f"{name}.{argument.name} names the workflow {value}, which requires must list")
                     continue
+                self.used.add(path)
                 path = files[path].best.resolve()
             elif not path.exists():
                 self.problem(key, f"{name}.{argument.name}: {path} is not there")
