@@ -38,10 +38,14 @@ def locked(folder: Path) -> Iterator[None]:
     """Hold a folder for one run; the kernel frees it when the process ends, however it ends.
 
     Raises:
-        MedvitError: When another run holds it.
+        MedvitError: When another run holds it, or nothing can be written there.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".medvit.lock").open("a") as file:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".medvit.lock").open("a")
+    except OSError as error:
+        raise MedvitError(f"The folder {folder} cannot be written to: {error.strerror}. Choose another.") from error
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -4,6 +4,7 @@ import csv
 import gzip
 import hashlib
 import os
+import struct
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,12 +14,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pydicom
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from medvit.errors import MedvitError, Rejected, Skipped, Unanswered
 
 PICTURES = (".png", ".jpg", ".jpeg")
 DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
+# Everything that pydicom and its codecs were seen to raise on damaged files.
+DAMAGE = (
+    InvalidDicomError, BytesLengthException, struct.error, zlib.error, ValueError, TypeError, AttributeError, KeyError,
+    IndexError, RuntimeError, OSError, EOFError, StopIteration, ArithmeticError, MemoryError,
+)  # fmt: skip
 SPLITS = ("train", "val", "test")
 # Header elements that a case keeps; none of them identifies the patient.
 HEADER = {
@@ -118,7 +124,9 @@ def read_header(path: Path) -> Case:
     try:
         dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(HEADER.values()))
         header = {name: str(dataset.get(keyword) or "").strip() for name, keyword in HEADER.items()}
-    except (InvalidDicomError, ValueError, TypeError, AttributeError, NotImplementedError, KeyError, EOFError) as error:
+    except DAMAGE as error:
+        if isinstance(error, OSError) and error.errno:
+            raise  # the disk, not the file
         raise Rejected("unreadable", f"Its DICOM header cannot be read ({type(error).__name__}).") from error
     if not header["sop_uid"]:
         raise Rejected(
@@ -133,11 +141,13 @@ def scan(inputs: Iterable[Path]) -> Iterator[Found]:
     Links are not followed and devices, FIFOs and sockets are left out.
 
     Raises:
-        MedvitError: When an input does not exist.
+        MedvitError: When an input does not exist, is neither file nor folder, or a folder cannot be listed.
     """
     for top in inputs:
         if not top.exists():
             raise MedvitError(f"{top} is not there. Give a file or a folder to answer.")
+        if not top.is_file() and not top.is_dir():
+            raise MedvitError(f"{top} is neither a file nor a folder.")
         for path in [top] if top.is_file() else _files_under(top):
             try:
                 yield Found(path, read_header(path), None)
@@ -148,7 +158,11 @@ def scan(inputs: Iterable[Path]) -> Iterator[Found]:
 
 
 def _files_under(folder: Path) -> Iterator[Path]:
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        raise MedvitError(f"The folder {folder} cannot be listed: {error.strerror}.") from error
+    for entry in entries:
         if entry.is_dir(follow_symlinks=False):
             yield from _files_under(Path(entry.path))
         elif entry.is_file(follow_symlinks=False):
@@ -215,12 +229,15 @@ def read_csv(table: Path, columns: Sequence[str]) -> list[dict[str, str]]:
         opened = gzip.open if table.suffix == ".gz" else open
         with opened(table, "rt", newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, strict=True)
+            header = list(reader.fieldnames or ())
             rows = list(reader)
     except FileNotFoundError:
         raise MedvitError(f"The table {table} is not there. Give the path of a CSV file.") from None
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
         raise MedvitError(f"The table {table} cannot be read as UTF-8 CSV: {error}.") from error
-    header = list(reader.fieldnames or ())
+    twice = [name for name in columns if header.count(name) > 1]
+    if twice:
+        raise MedvitError(f"The table {table} has the column {twice[0]!r} more than once.")
     missing = [name for name in columns if name not in header]
     if missing:
         near = {name: get_close_matches(name, header, 1) for name in missing}

@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,9 +30,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger("py.warnings").setLevel(logging.ERROR)
     try:
         code: int = options.verb(options)
+        sys.stdout.flush()
     except MedvitError as error:
         print(error, file=sys.stderr)
         return WRONG
+    except BrokenPipeError:  # whoever reads, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return DONE
     except KeyboardInterrupt:
         print("Stopped. Go on with --resume.", file=sys.stderr)
         return NOTHING
@@ -124,6 +129,10 @@ def predict(options: argparse.Namespace) -> int:
     if options.batch_size < 1 or options.workers < 0:
         raise MedvitError("--batch-size must be at least 1 and --workers at least 0.")
     device = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise MedvitError(f"--device {device} cannot be used here: {str(error).splitlines()[0]}.") from error
     system = workflow.load_system(options.checkpoint)
     card, _ = weights.read_own(options.checkpoint)
     identity = {"name": options.checkpoint.name, "sha256": weights.file_digest(options.checkpoint), **card}

@@ -56,7 +56,7 @@ CODES = {
     "Edema": Code("19242006", "SCT", "Pulmonary edema", "DICOM PS3.16 CID 3700", _DAY),
     "Emphysema": Code("87433001", "SCT", "Pulmonary emphysema", _MAPPING, _DAY),
     "Fibrosis": Code("51615001", "SCT", "Pulmonary fibrosis", f"{_MAPPING} (MedDRA)", _DAY),
-    "Pleural_Thickening": Code("PLEURAL-THICKENING", PRIVATE, "Pleural thickening", "no public code confirmed", _DAY),
+    "Pleural_Thickening": Code("PLEURAL-THICK", PRIVATE, "Pleural thickening", "no public code confirmed", _DAY),
     "Hernia": Code("HERNIA", PRIVATE, "Hernia", "NIH's label is wider than SCT 84089009 Hiatal hernia", _DAY),
 }
 

@@ -14,7 +14,11 @@ MAX_DEPTH = 20
 Key = tuple[str | int, ...]
 Lines = dict[Key, int]
 
-_WORDS = {"": None, "~": None, "null": None, "true": True, "false": False}
+_WORDS = {"": None, "~": None} | {
+    form: value
+    for word, value in (("null", None), ("true", True), ("false", False))
+    for form in (word, word.capitalize(), word.upper())
+}
 _INT = re.compile(r"[-+]?\d+")
 _FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|[-+]?\.inf|\.nan")
 
@@ -26,12 +30,12 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
         MedvitError: When the file is missing, too large, no YAML of this plain kind, or no mapping.
     """
     try:
-        text = path.read_bytes()[: MAX_BYTES + 1].decode()
+        if path.stat().st_size > MAX_BYTES:
+            raise MedvitError(f"The file {path} is larger than {MAX_BYTES} bytes; a workflow is a page of text.")
+        text = path.read_bytes().decode()
     except (OSError, UnicodeDecodeError) as error:
         what = "is not there" if isinstance(error, FileNotFoundError) else f"cannot be read: {error}"
         raise MedvitError(f"The file {path} {what}.") from None
-    if len(text) > MAX_BYTES:
-        raise MedvitError(f"The file {path} is larger than {MAX_BYTES} bytes; a workflow is a page of text.")
     lines: Lines = {}
     try:
         node = _Composer(text).get_single_node()
@@ -51,17 +55,20 @@ def read_value(text: str, where: str) -> Any:
     try:
         node = _Composer(text).get_single_node()
         return None if node is None else _plain(node, (), {}, where)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError):
         raise MedvitError(f"{where}: {text!r} is not readable as a YAML value.") from None
 
 
 class _Composer(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise yaml.MarkedYAMLError(
-                problem="aliases (*name) are not allowed; write the value out", problem_mark=mark
-            )
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        mark = event.start_mark
+        if isinstance(event, yaml.AliasEvent):
+            problem = "aliases (*name) are not allowed; write the value out"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
+        if event.tag:
+            problem = f"tags ({event.tag}) are not allowed; write plain values"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
         return super().compose_node(parent, index)
 
 
@@ -72,10 +79,15 @@ def _plain(node: Any, key: Key, lines: Lines, source: str) -> Any:
     if isinstance(node, yaml.SequenceNode):
         return [_plain(item, (*key, index), lines, source) for index, item in enumerate(node.value)]
     if isinstance(node, yaml.ScalarNode):
-        return node.value if node.style else _scalar(node.value)
+        try:
+            return node.value if node.style else _scalar(node.value)
+        except ValueError:
+            raise MedvitError(f"{source}:{lines[key]}: the number has too many digits.") from None
     mapping: dict[str, Any] = {}
     for name_node, value_node in node.value:
-        name, line = str(name_node.value), name_node.start_mark.line + 1
+        name, line = name_node.value, name_node.start_mark.line + 1
+        if not isinstance(name, str):
+            raise MedvitError(f"{source}:{line}: a key must be a word, not a list or mapping.")
         if name in mapping:
             raise MedvitError(f"{source}:{line}: the key {name!r} stands here a second time.")
         mapping[name] = _plain(value_node, (*key, name), lines, source)

@@ -10,7 +10,7 @@ import platform
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -85,7 +85,8 @@ def predict(
         settings = _settings(system, checkpoint, options)
         _refuse_other(out, settings, options.resume)
         system = system.to(options.device).eval()
-        found = _without_conflicts(list(scan(inputs)))
+        once = {_key(one.source): one for one in scan(inputs)}  # an input named twice counts once
+        found = _without_conflicts(list(once.values()))
         done = {record["key"] for record in read_records(out)} if options.resume else set()
         try:
             for record in _run(system, [one for one in found if _key(one.source) not in done], out, options):
@@ -236,8 +237,10 @@ def _write_record(out: Path, record: Mapping[str, Any]) -> None:
 
 
 def read_records(out: Path) -> Iterable[dict[str, Any]]:
-    """The records of a run, in no particular order."""
-    return (json.loads(path.read_text(encoding="utf-8")) for path in (out / "records").glob("*.json"))
+    """The records of a run, in no particular order; a damaged one counts as not written, so its input is answered anew."""
+    for path in (out / "records").glob("*.json"):
+        with suppress(ValueError):
+            yield json.loads(path.read_text(encoding="utf-8"))
 
 
 def _settings(system: System, checkpoint: Mapping[str, Any], options: Options) -> dict[str, Any]:
@@ -259,7 +262,10 @@ def _refuse_other(out: Path, settings: Mapping[str, Any], resume: bool) -> None:
         return
     if not resume:
         raise MedvitError(f"{out} already holds a run. Go on with it by --resume, or choose another folder.")
-    then = json.loads(file.read_text(encoding="utf-8")).get("settings", {})
+    try:
+        then = json.loads(file.read_text(encoding="utf-8")).get("settings", {})
+    except ValueError:
+        raise MedvitError(f"{file} is damaged, so nobody knows what answered here. Choose another folder.") from None
     changed = [key for key in settings if then.get(key) != settings[key]]
     if changed:
         raise MedvitError(f"{out} holds a run with another {', '.join(changed)}. Choose another folder.")

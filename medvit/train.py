@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ import torch
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 from lightning import LightningDataModule, Trainer, seed_everything
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
@@ -24,7 +26,7 @@ from medvit.errors import MedvitError
 from medvit.plain_yaml import read_yaml
 from medvit.tasks.progress import Lines
 from medvit.tasks.system import System
-from medvit.workflow import ALLOWED, Workflow, class_of
+from medvit.workflow import Workflow, class_of
 
 log = logging.getLogger(__name__)
 
@@ -112,9 +114,10 @@ def _train(workflow: Workflow, resume: str | None) -> Path:
     data.seed = workflow.seed  # type: ignore[attr-defined]  # data modules of medvit have one
     log.info("training %s into %s (seed %d)", workflow.path.name, workflow.run, workflow.seed)
     write_text(workflow.run / RESOLVED, yaml.safe_dump(workflow.resolved(), sort_keys=False, allow_unicode=True))
-    trainer.fit(system, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    try:
+        trainer.fit(system, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit:  # what Lightning makes of Ctrl-C
+        raise KeyboardInterrupt from None
     if not workflow.best.is_file():
         raise MedvitError(f"{workflow.path}: no epoch was validated, so there is no best checkpoint in {workflow.run}.")
     _report(workflow, trainer)
@@ -146,9 +149,10 @@ def instantiate(workflow: Workflow) -> tuple[System, LightningDataModule, Traine
     Raises:
         MedvitError: When an argument that the first check let pass does not fit its type, or a constructor refuses.
     """
-    packages = sorted({*ALLOWED, *(str(part["class"]).split(".")[0] for part in _named(workflow.resolved()))})
     set_parsing_settings(
-        import_path_denylist=["*"], import_path_allowlist=packages, instantiate_subclass_spec_in_any=False
+        import_path_denylist=["*"],
+        import_path_allowlist=sorted(workflow.allowed),
+        instantiate_subclass_spec_in_any=False,
     )
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(System, "system", required=True)
@@ -158,8 +162,8 @@ def instantiate(workflow: Workflow) -> tuple[System, LightningDataModule, Traine
     wanted["trainer"] = trainer_arguments(workflow)
     try:
         built = parser.instantiate_classes(parser.parse_object(class_paths(wanted)))
-    except (ArgumentError, ValueError, TypeError) as error:
-        raise MedvitError(f"{workflow.path}: {' '.join(str(error).split())}") from error
+    except (ArgumentError, ValueError, TypeError, ImportError, RuntimeError, MisconfigurationException) as error:
+        raise MedvitError(f"{workflow.path}: {_reason(error)}") from error
     return built.system, built.data, built.trainer
 
 
@@ -170,12 +174,13 @@ def trainer_arguments(workflow: Workflow) -> dict[str, Any]:
     checkpoint = {
         "class": f"{ModelCheckpoint.__module__}.ModelCheckpoint",
         "dirpath": str(workflow.run),
-        "filename": workflow.best.stem,
-        "monitor": monitor,
-        "mode": mode,
-        "save_last": True,
         "enable_version_counter": False,
     }
+    best = checkpoint | {"filename": workflow.best.stem, "monitor": monitor, "mode": mode}
+    last = checkpoint | {
+        "filename": Path(LAST).stem,
+        "save_on_train_epoch_end": True,
+    }  # `save_last` follows the best only
     lines = [] if _terminal() else [{"class": f"{Lines.__module__}.Lines"}]
     given = workflow.trainer.get("callbacks") or []
     defaults = {
@@ -186,7 +191,7 @@ def trainer_arguments(workflow: Workflow) -> dict[str, Any]:
         "enable_progress_bar": _terminal(),
         "enable_model_summary": False,
     }
-    callbacks = [checkpoint, *lines, *(given if isinstance(given, list) else [given])]
+    callbacks = [best, last, *lines, *(given if isinstance(given, list) else [given])]
     return defaults | dict(workflow.trainer) | {"callbacks": callbacks}
 
 
@@ -200,12 +205,13 @@ def class_paths(tree: Any) -> Any:
     return [class_paths(item) for item in tree] if isinstance(tree, list) else tree
 
 
-def _named(tree: Any) -> list[Mapping[str, Any]]:
-    """Every mapping with a ``class`` in a tree."""
-    if isinstance(tree, Mapping):
-        here = [tree] if isinstance(tree.get("class"), str) else []
-        return here + [found for value in tree.values() for found in _named(value)]
-    return [found for item in tree for found in _named(item)] if isinstance(tree, list) else []
+def _reason(error: BaseException) -> str:
+    """What a constructor said, on one line: the key and the innermost message, without what the parser wraps around it."""
+    key = re.search(r'Parser key "([\w.]+)"', str(error))
+    while error.__cause__ and not isinstance(error, MedvitError):
+        error = error.__cause__
+    said = " ".join(str(error).split()).rstrip(".") + "."
+    return f"{key[1]}: {said}" if key else said
 
 
 def _report(workflow: Workflow, trainer: Trainer) -> None:

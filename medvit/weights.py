@@ -8,7 +8,9 @@ import argparse
 import hashlib
 import json
 import re
+import struct
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -25,6 +27,11 @@ from medvit.nets.vit import ViT, resample_positions
 State = dict[str, Tensor]
 Adapter = Callable[[State, nn.Module], State]
 
+# Everything that torch and safetensors were seen to raise on damaged files.
+DAMAGE = (
+    SafetensorError, struct.error, RuntimeError, EOFError, OSError, LookupError, ValueError, TypeError, AttributeError,
+    AssertionError, ArithmeticError, MemoryError,
+)  # fmt: skip
 # Where published files keep their weights, most specific first.
 CONTAINERS = ("model", "state_dict")
 DECODER = ("mask_token", "decoder_")
@@ -54,7 +61,7 @@ def read_file(path: Path) -> dict[str, Any]:
             f"The weights {path} hold {what}, which could run code, so they were not opened. "
             "Ask for the file as safetensors or as a plain state dict."
         ) from error
-    except (RuntimeError, SafetensorError, EOFError, OSError, KeyError, ValueError) as error:
+    except DAMAGE as error:
         raise MedvitError(f"The weights {path} cannot be read: not a checkpoint, or damaged.") from error
     if not isinstance(content, dict):
         raise MedvitError(f"The weights {path} hold a {type(content).__name__}, not named tensors.")
@@ -159,9 +166,10 @@ def read_own(path: Path) -> tuple[dict[str, Any], State]:
     Raises:
         MedvitError: When the file is no checkpoint that ``medvit train`` wrote.
     """
+    card = None
     if path.suffix == ".safetensors":
         state = read_state(path)
-        with safe_open(path, "pt") as file:
+        with safe_open(path, "pt") as file, suppress(json.JSONDecodeError):
             card = json.loads((file.metadata() or {}).get("medvit", "null"))
     else:
         content = read_file(path)

@@ -40,6 +40,7 @@ class Workflow:
     data: Mapping[str, Any]
     trainer: Mapping[str, Any]
     requires: tuple["Workflow", ...] = ()
+    allowed: tuple[str, ...] = ALLOWED  # packages whose classes may be named
     signatures: Mapping[str, Signature] = field(default_factory=dict)
 
     @property
@@ -75,7 +76,7 @@ class _Check:
     """One file being checked; problems are gathered and raised together."""
 
     def __init__(self, path: Path, run: Path, allowed: Sequence[str]) -> None:
-        self.path, self.run, self.allowed = path, run, allowed
+        self.path, self.run, self.allowed = path, run, tuple(allowed)
         self.content, self.lines = read_yaml(path)
         self.overridden: dict[Key, str] = {}
         self.used: set[Path] = set()  # required workflows whose weights are named; the others need no training
@@ -101,7 +102,9 @@ class _Check:
         if self.problems:
             raise MedvitError("\n".join(sentence for _, sentence in sorted(self.problems)))
         needed = tuple(work for work in required if work.path.resolve() in self.used)
-        return Workflow(self.path, self.run, seed, parts["system"], parts["data"], trainer, needed, self.signatures)
+        return Workflow(
+            self.path, self.run, seed, parts["system"], parts["data"], trainer, needed, self.allowed, self.signatures
+        )
 
     def where(self, key: Key) -> str:
         """File and line of a key, or the command line."""
@@ -134,7 +137,9 @@ class _Check:
         *parents, last = dotted.split(".")
         place = self.content
         for parent in parents:
-            place = place.setdefault(parent, {})
+            if place.get(parent) is None:
+                place[parent] = {}
+            place = place[parent]
             if not isinstance(place, dict):
                 self.problems.append((0, f"command line, {text}: {dotted} lies inside a value that is no mapping."))
                 return
@@ -184,12 +189,19 @@ class _Check:
         return {key: self.nested(("trainer", key), value) for key, value in trainer.items()}
 
     def nested(self, key: Key, value: Any) -> Any:
-        """Classes named inside trainer arguments, such as callbacks and loggers."""
+        """Classes named inside arguments at any depth, such as callbacks and loggers; only `instance` lets one pass."""
         if isinstance(value, list):
             return [self.nested((*key, index), item) for index, item in enumerate(value)]
-        if isinstance(value, dict) and isinstance(value.get("class"), str):
+        if not isinstance(value, dict):
+            return value
+        if "class_path" in value or "init_args" in value:
+            self.problem(
+                key, "class_path and init_args are not read here; write class: NAME and its arguments beside it"
+            )
+            return value
+        if isinstance(value.get("class"), str):
             return self.instance(key, value, HOMES["trainer"])
-        return value
+        return {name: self.nested((*key, name), item) for name, item in value.items()}
 
     def instance(self, key: Key, part: dict[str, Any], homes: tuple[str, ...]) -> dict[str, Any]:
         """A mapping with ``class``: the class looked up, its arguments checked."""
@@ -208,7 +220,8 @@ class _Check:
         if sign is not None:
             self.signatures[".".join(map(str, key))] = sign
             self.arguments(key, {k: v for k, v in part.items() if k != "class"}, sign)
-        return {**part, "class": found[0]}
+        arguments = {name: self.nested((*key, name), value) for name, value in part.items() if name != "class"}
+        return {"class": found[0], **arguments}
 
     def unknown_class(self, key: Key, name: str, homes: tuple[str, ...]) -> None:
         known = sorted(cls for home in homes for cls in _public(home))
@@ -221,9 +234,12 @@ class _Check:
             argument = sign.arguments.get(name)
             if argument is None and not sign.open:
                 self.unknown((*key, name), name, list(sign.arguments))
-            elif argument is not None and not accepts(argument.annotation, value):
+            elif argument is not None:
                 dotted = ".".join(map(str, (*key, name)))
-                self.problem((*key, name), f"{dotted} is {value!r}; it must be {argument.type_text}")
+                if "Callable" in argument.type_text and value is not None:
+                    self.problem((*key, name), f"{dotted} takes a function; a workflow holds plain values only")
+                elif not accepts(argument.annotation, value):
+                    self.problem((*key, name), f"{dotted} is {value!r}; it must be {argument.type_text}")
         for argument in sign.arguments.values():
             if argument.default is None and argument.name not in given:
                 self.problem(key, f"{'.'.join(map(str, key))} lacks {argument.name} ({argument.type_text})")
@@ -271,10 +287,14 @@ def load_system(path: Path | str) -> "System":
 
     path = Path(path)
     card, state = read_own(path)
-    found = resolve(str(card.get("system")), HOMES["system"])
+    name = str(card.get("system"))
+    found = None if "." in name else resolve(name, HOMES["system"])  # a checkpoint names no package
     if found is None:
         raise MedvitError(f"{path} is a checkpoint of {card.get('system')!r}, a system that this medvit does not have.")
     arguments = {**card["arguments"], "weights": None}  # the weights are in the checkpoint
-    system: System = class_of(found[0])(**arguments)
+    try:
+        system: System = class_of(found[0])(**arguments)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise MedvitError(f"{path}: {name} cannot be built from the arguments in it: {error}.") from error
     fit(system, state, str(path))
     return system.eval()

@@ -1,12 +1,16 @@
 """Tiny DICOM films for every test."""
 
 import hashlib
+import subprocess
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import pydicom
 import pytest
+import tiny
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -99,3 +103,49 @@ def _set(film: Dataset, keyword: str, value: Any) -> None:
     else:
         with pydicom.config.disable_value_validation():
             setattr(film, keyword, value)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A folder with tiny films, ``pre.yaml`` and ``fine.yaml``, both trained into ``runs`` by one command."""
+
+    folder: Path
+    err: str
+
+    @property
+    def run(self) -> Path:
+        """What fine.yaml left."""
+        return self.folder / "runs" / "fine"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The best checkpoint of fine.yaml."""
+        return self.run / "best.ckpt"
+
+
+@pytest.fixture(scope="session")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with tiny films, a table and two workflows; the test split holds a file that nobody can read."""
+    folder = tmp_path_factory.mktemp("work")
+    rows: list[tuple[object, ...]] = []
+    for index, split in enumerate(["train"] * 24 + ["val"] * 12 + ["test"] * 2):
+        mass, effusion = index % 2, index // 2 % 2
+        path, patient = f"films/{index:02d}.dcm", f"{tiny.SECRET}{index // 2}"
+        pixels = tiny.draw(index, bool(mass), bool(effusion))
+        _make_film(folder / path, pixels, bits=8, PatientName=f"{tiny.SECRET}^Name", PatientID=patient)
+        rows.append((path, patient, split, mass, "" if index == 5 else effusion))
+    (folder / "films/unreadable.dcm").write_bytes(b"nothing that anybody could read")
+    tiny.write_table(folder / "cases.csv", [*rows, ("films/unreadable.dcm", f"{tiny.SECRET}X", "test", 1, 0)])
+    tiny.write_workflow(folder / "pre.yaml", tiny.PRETRAIN)
+    tiny.write_workflow(folder / "fine.yaml", tiny.FINETUNE)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(work: Path) -> Trained:
+    """The two workflows of `work`, trained by the real command."""
+    command = [sys.executable, "-m", "medvit", "train", "fine.yaml"]
+    done = subprocess.run(command, cwd=work, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "runs/fine/best.ckpt\n"
+    return Trained(work, done.stderr)

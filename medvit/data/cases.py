@@ -1,6 +1,7 @@
 """Tables of labelled cases as loaders for training: the data side of a workflow."""
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, Protocol, cast
@@ -64,6 +65,12 @@ class Cases(LightningDataModule):
         randaugment: float = 0.0,
     ) -> None:
         super().__init__()
+        for name, value, least, most in (
+            ("batch_size", batch_size, 1, math.inf), ("workers", workers, 0, math.inf), ("crop_min", crop_min, 0.01, 1),
+            ("flip", flip, 0, 1), ("randaugment", randaugment, 0, 10),
+        ):  # fmt: skip
+            if not least <= value <= most:
+                raise MedvitError(f"data.{name} is {value}; it must lie between {least} and {most}.")
         self.table, self.kind, self.images, self.lists, self.uncertainty = table, kind, images, lists, uncertainty
         self.batch_size, self.workers, self.cache = batch_size, workers, cache
         self.crop_min, self.flip, self.randaugment = crop_min, flip, randaugment

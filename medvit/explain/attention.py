@@ -29,7 +29,7 @@ def gradient_attention(net: ViT, x: Tensor, classes: Tensor) -> Tensor:
         x = x.detach().clone().requires_grad_()
         trace: list[Tensor] = []
         logits = net(x, trace)  # (B, K)
-        score = logits.gather(1, classes[:, None]).sum()
+        score = logits.gather(1, classes.clone()[:, None]).sum()  # inference tensors cannot be tracked, clones can
         gradients: tuple[Tensor, ...] = torch.autograd.grad(score, trace)  # (B, heads, 1+N, 1+N) each
     B, _, N, _ = trace[0].shape
     relevance: Tensor = torch.eye(N, device=x.device).expand(B, N, N)

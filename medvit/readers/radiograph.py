@@ -13,21 +13,17 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from PIL import ImageOps
 from pydicom import Dataset
-from pydicom.errors import InvalidDicomError
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import pixel_array
-from pydicom.uid import RLELossless
+from pydicom.uid import JPEGBaseline8Bit
 
-from medvit.case import PICTURES
+from medvit.case import DAMAGE, PICTURES
 from medvit.errors import Rejected
 from medvit.image import Image, Plane
 
+# Tried alone where they can decode: on damaged files others (pylibjpeg for RLE, gdcm for JPEG-LS) end the process.
+PLUGINS = ("pydicom", "pylibjpeg", "pyjpegls")
 MAX_PIXELS = 200_000_000  # a 43 cm detector at 0.1 mm has 18 million
-# Everything that pydicom and its codecs were seen to raise on damaged files.
-DECODE_ERRORS = (
-    ValueError, TypeError, AttributeError, KeyError, IndexError, RuntimeError, OSError, EOFError, StopIteration,
-    OverflowError, MemoryError, ArithmeticError, InvalidDicomError,
-)  # fmt: skip
 
 Grey = NDArray[np.float64]
 Step = Callable[[Grey], Grey]
@@ -54,12 +50,12 @@ def read_radiograph(path: Path) -> Image:
 
 def _read_picture(path: Path) -> Image:
     try:
-        with Pillow.open(path) as file:
+        with Pillow.open(path, formats=("PNG", "JPEG")) as file:
             picture = ImageOps.exif_transpose(file)
             depth = 65535 if picture.mode.startswith("I") else 255
             grey = picture if depth == 65535 else picture.convert("L")
             pixels = np.asarray(grey, np.float32)[None] / np.float32(depth)  # (1, H, W)
-    except (Pillow.DecompressionBombError, *DECODE_ERRORS) as error:
+    except (Pillow.DecompressionBombError, *DAMAGE) as error:
         raise Rejected("undecodable", f"The picture cannot be decoded ({type(error).__name__}).") from error
     origin = {
         "voi": f"full range of the file, 0 to {depth}",
@@ -74,9 +70,9 @@ def _read_dicom(path: Path) -> Image:
         dataset = pydicom.dcmread(path)
         stored = _decode(dataset)
         pixels, origin = _display(dataset, stored)
-    except DECODE_ERRORS as error:
+        spacing, source = _spacing(dataset)
+    except DAMAGE as error:
         raise Rejected("undecodable", f"The pixels cannot be decoded ({type(error).__name__}).") from error
-    spacing, source = _spacing(dataset)
     return Image(pixels[None], spacing, {**origin, "spacing": source})
 
 
@@ -90,6 +86,8 @@ def _decode(dataset: Dataset) -> NDArray[np.integer]:
         raise Rejected("frames", f"It holds {dataset.NumberOfFrames} frames; a film has one.")
     if photometric not in ("MONOCHROME1", "MONOCHROME2"):
         raise Rejected("photometric", f"Its photometric interpretation is {photometric!r}, not grey-scale.")
+    if int(dataset.BitsAllocated) > 16:
+        raise Rejected("bits", f"It holds {dataset.BitsAllocated} bits a pixel; a film has 8 to 16.")
     pixels = int(dataset.Rows) * int(dataset.Columns)
     if not 0 < pixels <= MAX_PIXELS:
         raise Rejected("pixel_budget", f"Its header declares {dataset.Rows} x {dataset.Columns} pixels.")
@@ -97,10 +95,15 @@ def _decode(dataset: Dataset) -> NDArray[np.integer]:
         raise Rejected(
             "truncated", f"It holds {len(dataset.PixelData)} bytes of {pixels * dataset.BitsAllocated // 8}."
         )
-    if not get_decoder(syntax).is_available:
+    decoder = get_decoder(syntax)
+    if not decoder.is_available:
         raise Rejected("no_decoder", f"No decoder for {syntax.name} is installed: `pip install medvit[codecs]`.")
-    plugin = "pydicom" if syntax == RLELossless else ""  # the faster RLE plugin panics on damaged files
-    return pixel_array(dataset, raw=True, decoding_plugin=plugin)
+    sturdy = ("pillow",) if syntax == JPEGBaseline8Bit else PLUGINS
+    plugin = next((name for name in sturdy if name in decoder.available_plugins), "")  # "": whatever there is
+    stored = pixel_array(dataset, raw=True, decoding_plugin=plugin)
+    if stored.ndim != 2:
+        raise Rejected("frames", f"Its pixel data has the shape {stored.shape}; a film has rows and columns only.")
+    return stored
 
 
 def _display(dataset: Dataset, stored: NDArray[np.integer]) -> tuple[Plane, dict[str, str]]:
@@ -115,12 +118,9 @@ def _display(dataset: Dataset, stored: NDArray[np.integer]) -> tuple[Plane, dict
         grey = voi(modality(values.astype(np.float64)))
         return (1 - grey if inverted else grey).astype(np.float32)
 
-    if stored.dtype.itemsize <= 2:
-        # Send every possible stored value through the chain once and look the pixels up.
-        every = np.arange(2 ** (8 * stored.dtype.itemsize)).astype(f"u{stored.dtype.itemsize}")
-        pixels = chain(every.view(stored.dtype))[stored.view(every.dtype)]
-    else:
-        pixels = chain(stored)
+    # Send every possible stored value through the chain once and look the pixels up.
+    every = np.arange(2 ** (8 * stored.dtype.itemsize)).astype(f"u{stored.dtype.itemsize}")
+    pixels = chain(every.view(stored.dtype))[stored.view(every.dtype)]
     if padding is not None:
         pixels[padding] = 0
     origin = {
@@ -161,7 +161,8 @@ def _voi(dataset: Dataset, modality: Step, shown: NDArray[np.integer]) -> tuple[
         return _lookup(dataset.VOILUTSequence[0])[0], "VOI LUT of the file"
     centre, width = _first(dataset.get("WindowCenter")), _first(dataset.get("WindowWidth"))
     function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
-    if centre is not None and width is not None and width >= 1 and np.isfinite([centre, width]).all():
+    narrowest = 1 if function == "LINEAR" else 1e-6
+    if centre is not None and width is not None and width >= narrowest and np.isfinite([centre, width]).all():
         return _window(centre, width, function), f"window {centre:g}/{width:g} {function} of the file"
     # Without a usable window: from the smallest to the largest value that the film holds.
     span = modality(np.arange(int(shown.min()), int(shown.max()) + 1, dtype=np.float64))
@@ -194,6 +195,8 @@ def _lookup(item: Dataset) -> tuple[Step, float]:
         raise Rejected("lut", f"Its look-up table declares {entries} entries of {bits} bits and holds {len(table)}.")
     top = float(2**bits - 1)
     table = table[:entries].astype(np.float64) / top
+    if table.max() > 1 or table.min() < 0:
+        raise Rejected("lut", f"Its look-up table declares outputs of {bits} bits and holds other ones.")
     return (lambda values: table[(values - first).clip(0, entries - 1).astype(np.int64)]), top
 
 

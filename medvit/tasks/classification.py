@@ -93,6 +93,11 @@ class Classification(System):
         chosen = dict(zip((label.name for label in self.labels), self.thresholds.tolist(), strict=True))
         return super().card() | {"thresholds": chosen, "thresholds_from": THRESHOLDS_FROM}
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the thresholds as they were chosen; a callback that averages weights would put older ones in their place."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["state_dict"]["thresholds"] = self.thresholds.detach().clone()
+
     def predict_step(self, batch: Batch, index: int = 0) -> list[Result]:
         """Probabilities of every label, and a heat map for every positive one."""
         x = self.inputs(batch)

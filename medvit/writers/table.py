@@ -14,7 +14,7 @@ RESULT_COLUMNS = (
     "case", "study_uid", "series_uid", "sop_uid", "modality", "source",
     "label", "code", "probability", "threshold", "positive", "system", "notice",
 )  # fmt: skip
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run a cell that begins so
+FORMULA = ("=", "+", "-", "@", "\t")  # a spreadsheet would run a cell that begins so
 
 
 def findings_of(result: Result) -> list[dict[str, Any]]:
@@ -61,4 +61,7 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, An
 
 
 def _cell(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+    if not isinstance(value, str):
+        return value
+    text = value.replace("\r", "\\r")  # the csv module leaves a lone one unquoted, and readers end the row there
+    return f"'{text}" if text.startswith(FORMULA) else text

@@ -1,0 +1,357 @@
+"""Cases found in folders and listed in tables: what is taken, what is refused and how that is said."""
+
+import csv
+import gzip
+import os
+import pickle
+import re
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+from medvit.case import Box, Case, find_cases, pseudonym, read_csv, read_header, read_table, scan
+from medvit.errors import MedvitError, Rejected, Skipped, Unanswered
+
+RAMP = np.add.outer(np.arange(24), np.arange(20)) * 50
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def refusal(path: Path) -> Unanswered:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(Unanswered) as caught:
+            read_header(path)
+    return caught.value
+
+
+def table(folder: Path, *rows: str, header: str = "path,patient_id,split,Mass,Nodule") -> Path:
+    """A table whose films are there."""
+    for row in rows:
+        name = row.split(",")[0]
+        if name:
+            (folder / name).write_bytes(b"")
+    (folder / "cases.csv").write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+    return folder / "cases.csv"
+
+
+def complaint(path: Path, labels: tuple[str, ...] = ("Mass", "Nodule"), boxes: Path | None = None) -> str:
+    with pytest.raises(MedvitError) as caught:
+        read_table(path, labels, boxes)
+    return str(caught.value)
+
+
+def test_a_case_keeps_the_header_and_nothing_of_the_patient(make_film, tmp_path) -> None:
+    path = make_film(tmp_path / "a.dcm", RAMP, PatientName="ZZSECRET", PatientID="ZZSECRET", PatientBirthDate="19010203")
+    case = read_header(path)
+    film = pydicom.dcmread(path)
+    assert (case.uid, case.modality, case.files) == (film.SOPInstanceUID, "DX", (path,))
+    assert case.header["study_uid"] == film.StudyInstanceUID
+    assert case.header["body_part"] == "CHEST"
+    assert case.header["view"] == "PA"
+    assert "ZZSECRET" not in repr(case)
+    assert "19010203" not in repr(case)
+
+
+def test_a_key_is_16_hex_digits_that_follow_the_uid_and_not_the_path(make_film, tmp_path) -> None:
+    path = make_film(tmp_path / "smith-john.dcm", RAMP)
+    copy = tmp_path / "elsewhere.dcm"
+    copy.write_bytes(path.read_bytes())
+    first, second = read_header(path), read_header(copy)
+    assert re.fullmatch("[0-9a-f]{16}", first.key)
+    assert first.key == second.key
+    assert read_header(make_film(tmp_path / "other.dcm", RAMP)).key != first.key
+    picture = Case(str(tmp_path / "smith-john.png"), "", (tmp_path / "smith-john.png",))
+    assert re.fullmatch("[0-9a-f]{16}", picture.key)
+    assert not any(part in picture.key for part in ("smith", "john", "png"))
+
+
+def test_a_scan_is_sorted_and_leaves_links_and_devices_out(make_film, tmp_path) -> None:
+    for name in ("b/2.dcm", "b/1.dcm", "a.dcm", "c.dcm"):
+        make_film(tmp_path / "in" / name, RAMP)
+    make_film(tmp_path / "outside" / "z.dcm", RAMP)
+    (tmp_path / "in" / "aa-link.dcm").symlink_to(tmp_path / "outside" / "z.dcm")
+    (tmp_path / "in" / "b" / "loop").symlink_to(tmp_path / "in")
+    (tmp_path / "in" / "folder.dcm").mkdir()
+    os.mkfifo(tmp_path / "in" / "pipe.dcm")
+    found = list(scan([tmp_path / "in"]))
+    assert [str(one.source.relative_to(tmp_path / "in")) for one in found] == ["a.dcm", "b/1.dcm", "b/2.dcm", "c.dcm"]
+    assert all(one.case and one.refusal is None for one in found)
+
+
+def test_a_scan_names_every_file_that_is_no_case(make_film, tmp_path) -> None:
+    make_film(tmp_path / "film.dcm", RAMP)
+    (tmp_path / "notes.txt").write_text("no film")
+    (tmp_path / "text.dcm").write_text("no film either")
+    (tmp_path / "empty.dcm").write_bytes(b"")
+    (tmp_path / "picture.PNG").write_bytes(PNG)
+    found = {one.source.name: one for one in scan([tmp_path])}
+    assert {name: one.refusal.reason for name, one in found.items() if one.refusal} == {
+        "notes.txt": "not_an_image",
+        "text.dcm": "not_dicom",
+        "empty.dcm": "not_dicom",
+    }
+    assert {name: one.refusal.status for name, one in found.items() if one.refusal} == {
+        "notes.txt": "skipped",
+        "text.dcm": "rejected",
+        "empty.dcm": "rejected",
+    }
+    assert {name: one.case.modality for name, one in found.items() if one.case} == {"film.dcm": "DX", "picture.PNG": ""}
+
+
+def test_a_dicom_file_needs_no_suffix(make_film, tmp_path) -> None:
+    assert read_header(make_film(tmp_path / "IM000001", RAMP)).modality == "DX"
+
+
+def test_a_file_with_an_odd_name_is_found(make_film, tmp_path) -> None:
+    odd = [os.fsdecode(b"bad\xff\xfe.dcm"), "new\nline.dcm", "=SUM(A1).dcm", "\u202egpj.dcm"]
+    for name in odd:
+        make_film(tmp_path / name, RAMP)
+    assert sorted(case.files[0].name for case in find_cases(tmp_path, ["DX"])) == sorted(odd)
+    assert re.fullmatch("[0-9a-f]{16}", Case(os.fsdecode(b"/bad\xff.png"), "", ()).key)
+
+
+def test_a_preamble_without_content_is_rejected(tmp_path) -> None:
+    path = tmp_path / "film.dcm"
+    path.write_bytes(b"\0" * 128 + b"DICM")
+    assert isinstance(refusal(path), Rejected)
+    assert refusal(path).reason == "no_sop_uid"
+
+
+def test_a_header_cut_at_any_byte_is_read_or_rejected_but_never_raises_otherwise(make_film, tmp_path) -> None:
+    data = make_film(tmp_path / "film.dcm", RAMP).read_bytes()
+    path = tmp_path / "cut.dcm"
+    reasons = set()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for length in range(132, 900):
+            path.write_bytes(data[:length])
+            try:
+                read_header(path)
+            except Rejected as rejected:
+                reasons.add(rejected.reason)
+    assert "no_sop_uid" in reasons
+    assert reasons <= {"no_sop_uid", "unreadable"}
+
+
+def test_a_mutated_header_is_read_or_rejected_but_never_raises_otherwise(make_film, tmp_path) -> None:
+    rng, path = np.random.default_rng(0), tmp_path / "mutant.dcm"
+    reasons = set()
+    for name, syntax in (("plain", {}), ("deflated", {"syntax": DeflatedExplicitVRLittleEndian})):
+        data = make_film(tmp_path / f"{name}.dcm", RAMP, **syntax).read_bytes()
+        for _ in range(300):
+            mutant = bytearray(data)
+            for place in rng.integers(132, min(900, len(data)), 5):
+                mutant[place] = rng.integers(256)
+            path.write_bytes(mutant)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                try:
+                    read_header(path)
+                except Rejected as rejected:
+                    reasons.add(rejected.reason)
+    assert "unreadable" in reasons
+
+
+def test_a_film_without_a_sop_uid_is_rejected(make_film, tmp_path) -> None:
+    assert refusal(make_film(tmp_path / "a.dcm", RAMP, SOPInstanceUID=None)).reason == "no_sop_uid"
+
+
+def test_a_file_that_cannot_be_opened_fails_and_the_scan_goes_on(make_film, tmp_path, monkeypatch) -> None:
+    for name in ("a.dcm", "b.dcm"):
+        make_film(tmp_path / name, RAMP)
+    opened = Path.open
+
+    def locked(path: Path, *args, **kwargs):
+        if path.name == "a.dcm":
+            raise PermissionError(13, "Permission denied")
+        return opened(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", locked)
+    first, second = scan([tmp_path])
+    assert first.refusal is not None
+    assert (first.refusal.status, first.refusal.reason) == ("failed", "unreadable")
+    assert "Permission denied" in str(first.refusal)
+    assert second.case is not None
+
+
+def test_a_scan_of_something_that_is_not_there_or_neither_file_nor_folder_is_an_error(tmp_path) -> None:
+    with pytest.raises(MedvitError, match="is not there"):
+        list(scan([tmp_path / "nothing"]))
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(MedvitError, match="neither a file nor a folder"):
+        list(scan([tmp_path / "pipe"]))
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch) -> None:
+    def locked(folder: Path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "scandir", locked)
+    with pytest.raises(MedvitError, match=f"{tmp_path} cannot be listed: Permission denied"):
+        list(scan([tmp_path]))
+
+
+def test_cases_are_found_by_modality(make_film, tmp_path) -> None:
+    make_film(tmp_path / "a.dcm", RAMP)
+    make_film(tmp_path / "b.dcm", RAMP, Modality="CT")
+    (tmp_path / "c.png").write_bytes(PNG)
+    (tmp_path / "d.txt").write_bytes(b"")
+    assert [case.files[0].name for case in find_cases(tmp_path, ["DX", "CR"])] == ["a.dcm"]
+    assert [case.files[0].name for case in find_cases(tmp_path, ["DX", ""])] == ["a.dcm", "c.png"]
+    assert [case.modality for case in find_cases(tmp_path / "b.dcm", ["CT"])] == ["CT"]
+
+
+def test_a_refusal_survives_the_way_out_of_a_worker() -> None:
+    for kind in (Unanswered, Skipped, Rejected):
+        back = pickle.loads(pickle.dumps(kind("truncated", "It is cut.")))
+        assert type(back) is kind
+        assert (back.reason, str(back), back.status) == ("truncated", "It is cut.", kind.status)
+
+
+def test_a_pseudonym_is_stable_and_does_not_contain_the_id() -> None:
+    assert pseudonym("MRN-12345678") == pseudonym("MRN-12345678")
+    assert pseudonym("MRN-12345678") != pseudonym("MRN-12345679")
+    assert re.fullmatch("p-[0-9a-f]{12}", pseudonym("MRN-12345678"))
+    assert not any(part in pseudonym("MRN-12345678") for part in ("MRN", "12345678"))
+
+
+def test_a_table_becomes_splits_of_labelled_cases(tmp_path) -> None:
+    path = table(
+        tmp_path,
+        "a.png,P1,train,1,0,M",
+        "b.png,P1,train,,0.0,M",
+        "c.png,P2,val,0,1.0,F",
+        "d.png,,test,1,,F",
+        header="path,patient_id,split,Mass,Nodule,sex",
+    )
+    splits = read_table(path, ("Nodule", "Mass"))
+    assert {split: [case.files[0].name for case in cases] for split, cases in splits.items()} == {
+        "train": ["a.png", "b.png"],
+        "val": ["c.png"],
+        "test": ["d.png"],
+    }
+    first, second = splits["train"]
+    assert first.labels == {"Mass": 1.0, "Nodule": 0.0}
+    assert second.labels == {"Nodule": 0.0}  # an empty cell is unknown, not absent
+    assert first.patient == second.patient == pseudonym("P1")
+    assert splits["test"][0].patient == ""
+    assert first.header == {"sex": "M"}
+    assert "P1" not in repr(first).replace(str(tmp_path), "")
+
+
+def test_a_table_may_begin_with_a_byte_order_mark_and_be_compressed(tmp_path) -> None:
+    path = table(tmp_path, "a.png,P1,train,1,0")
+    content = path.read_bytes()
+    path.write_bytes(b"\xef\xbb\xbf" + content)
+    assert read_table(path, ("Mass",))["train"][0].labels == {"Mass": 1.0}
+    packed = tmp_path / "cases.csv.gz"
+    packed.write_bytes(gzip.compress(content))
+    assert read_table(packed, ("Mass",)) == read_table(path, ("Mass",))
+
+
+def test_a_missing_column_is_named_with_the_nearest_one(tmp_path) -> None:
+    said = complaint(table(tmp_path, "a.png,P1,train,1,0"), ("Masss", "Hernia"))
+    assert "'Masss' (did you mean 'Mass'?)" in said
+    assert "'Hernia'" in said
+    assert "path, patient_id, split, Mass, Nodule" in said
+
+
+def test_a_column_given_twice_is_refused(tmp_path) -> None:
+    path = table(tmp_path, "a.png,P1,train,1,0", header="path,patient_id,split,Mass,Mass")
+    assert "'Mass' more than once" in complaint(path, ("Mass",))
+
+
+@pytest.mark.parametrize("cell", ["2", "yes", "-1", "nan", "0.5", "1,"])
+def test_a_bad_label_is_named_with_its_line(tmp_path, cell) -> None:
+    path = table(tmp_path, "a.png,P1,train,1,0", f'b.png,P2,val,0,"{cell}"')
+    said = complaint(path)
+    assert f"{path}:3: Nodule is {cell!r}" in said
+
+
+def test_a_bad_split_is_named_with_its_line(tmp_path) -> None:
+    path = table(tmp_path, "a.png,P1,training,1,0")
+    assert f"{path}:2: split is 'training'" in complaint(path)
+
+
+def test_a_patient_in_two_splits_is_refused_by_pseudonym(tmp_path) -> None:
+    path = table(tmp_path, "a.png,SMITH-77,train,1,0", "b.png,SMITH-77,val,1,0", "c.png,JONES-1,test,1,0")
+    said = complaint(path)
+    assert f"{pseudonym('SMITH-77')} (train and val)" in said
+    assert "SMITH" not in said
+    assert "JONES" not in said
+
+
+def test_cases_without_a_patient_are_patients_of_their_own(tmp_path) -> None:
+    splits = read_table(table(tmp_path, "a.png,,train,1,0", "b.png,,val,1,0"))
+    assert [len(splits[split]) for split in ("train", "val")] == [1, 1]
+
+
+def test_missing_images_are_counted_and_the_first_is_named(tmp_path) -> None:
+    path = table(tmp_path, "a.png,P1,train,1,0", "b.png,P2,val,1,0", "c.png,P3,val,1,0")
+    for name in ("b.png", "c.png"):
+        (tmp_path / name).unlink()
+    said = complaint(path)
+    assert str(tmp_path / "b.png") in said
+    assert "2 of 3 files are missing" in said
+
+
+@pytest.mark.parametrize("row", ["b.png,P2,val,1", "b.png,P2,val,1,0,7"])
+def test_a_ragged_row_is_named_with_its_line(tmp_path, row) -> None:
+    path = table(tmp_path, "a.png,P1,train,1,0", row)
+    assert f"{path}:3: another number of cells than the header's 5" in complaint(path)
+
+
+def test_tables_without_content_are_refused(tmp_path) -> None:
+    assert "has no rows" in complaint(table(tmp_path))
+    empty = tmp_path / "empty.csv"
+    empty.write_bytes(b"")
+    assert "has no column" in complaint(empty)
+    assert "is not there" in complaint(tmp_path / "nothing.csv")
+
+
+@pytest.mark.parametrize("content", [b"path,patient_id\xff,split\n", b'path,patient_id,split\n"a.png,P1,train\n'])
+def test_a_table_that_is_no_utf8_csv_is_refused(tmp_path, content) -> None:
+    path = tmp_path / "cases.csv"
+    path.write_bytes(content)
+    assert "cannot be read as UTF-8 CSV" in complaint(path, ())
+
+
+def test_a_damaged_compressed_table_is_refused(tmp_path) -> None:
+    path = tmp_path / "cases.csv.gz"
+    whole = gzip.compress(b"path,patient_id,split\n" + b"a.png,P1,train\n" * 99)
+    for content in (whole[:-20], b"path,patient_id,split\n", whole[:20] + b"zz" + whole[22:]):
+        path.write_bytes(content)
+        assert "cannot be read as UTF-8 CSV" in complaint(path, ())
+
+
+def test_boxes_come_with_their_cases(tmp_path) -> None:
+    path = table(tmp_path, "a.png,P1,train,1,0", "b.png,P2,val,1,0")
+    boxes = tmp_path / "boxes.csv"
+    boxes.write_text("path,label,x_min,y_min,x_max,y_max\na.png,Mass,1,2,3.5,4\na.png,Nodule,0,0,9,9\n")
+    splits = read_table(path, ("Mass",), boxes)
+    assert splits["train"][0].boxes == (Box("Mass", 1, 2, 3.5, 4), Box("Nodule", 0, 0, 9, 9))
+    assert splits["val"][0].boxes == ()
+
+
+@pytest.mark.parametrize(("box", "words"), [("1,2,x,4", "must be numbers"), ("3,2,3,4", "no area"), ("1,2,nan,4", "area")])
+def test_a_bad_box_is_named_with_its_line(tmp_path, box, words) -> None:
+    path = table(tmp_path, "a.png,P1,train,1,0")
+    boxes = tmp_path / "boxes.csv"
+    boxes.write_text(f"path,label,x_min,y_min,x_max,y_max\na.png,Mass,0,0,1,1\na.png,Mass,{box}\n")
+    said = complaint(path, ("Mass",), boxes)
+    assert f"{boxes}:3: " in said
+    assert words in said
+
+
+def test_rows_come_as_they_are_written(tmp_path) -> None:
+    path = tmp_path / "rows.csv"
+    wanted = [{"a": "x,y", "b": 'say "hi"'}, {"a": "two\nlines", "b": "ü"}]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ("a", "b"))
+        writer.writeheader()
+        writer.writerows(wanted)
+    assert read_csv(path, ("a", "b")) == wanted
