@@ -14,14 +14,19 @@ def whole(path: Path) -> Iterator[Path]:
     """Yield a path beside the target to write to; it takes the target's place when the block ends well.
 
     A crash at any point leaves the old file or the new one, never a torn one.
+
+    Raises:
+        MedvitError: When the disk refuses, for example because it is full.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield part
         _sync(part)
         part.rename(path)
         _sync(path.parent)
+    except OSError as error:
+        raise MedvitError(f"{path} cannot be written: {error.strerror or error}. Make room, then use --resume.") from error
     finally:
         with suppress(FileNotFoundError):
             part.unlink()

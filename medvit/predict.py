@@ -92,7 +92,8 @@ def predict(
             for record in _run(system, [one for one in found if _key(one.source) not in done], out, options):
                 _write_record(out, record)
                 if options.stop_on_error and record["status"] in ("rejected", "failed"):
-                    raise MedvitError(f"{record['source']}: {record['message']} Stopped, as --on-error stop asks.")
+                    log.warning("%s: %s Stopped, as --on-error stop asks.", record["source"], record["message"])
+                    break
         finally:
             kept = {_key(one.source) for one in found}
             records = [record for record in read_records(out) if record["key"] in kept]

@@ -9,7 +9,14 @@ import pytest
 from medvit.atomic import locked, whole, write_text
 from medvit.errors import MedvitError
 
-HOLD = "import sys, pathlib; from medvit.atomic import locked\nwith locked(pathlib.Path(sys.argv[1])):\n    print('held', flush=True); sys.stdin.read()"
+HOLD = """
+import sys, pathlib
+from medvit.atomic import locked
+
+with locked(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
 
 
 def test_a_file_takes_its_place_when_the_block_ends(tmp_path) -> None:

@@ -45,7 +45,9 @@ def complaint(path: Path, labels: tuple[str, ...] = ("Mass", "Nodule"), boxes: P
 
 
 def test_a_case_keeps_the_header_and_nothing_of_the_patient(make_film, tmp_path) -> None:
-    path = make_film(tmp_path / "a.dcm", RAMP, PatientName="ZZSECRET", PatientID="ZZSECRET", PatientBirthDate="19010203")
+    path = make_film(
+        tmp_path / "a.dcm", RAMP, PatientName="ZZSECRET", PatientID="ZZSECRET", PatientBirthDate="19010203"
+    )
     case = read_header(path)
     film = pydicom.dcmread(path)
     assert (case.uid, case.modality, case.files) == (film.SOPInstanceUID, "DX", (path,))
@@ -207,7 +209,7 @@ def test_cases_are_found_by_modality(make_film, tmp_path) -> None:
 
 def test_a_refusal_survives_the_way_out_of_a_worker() -> None:
     for kind in (Unanswered, Skipped, Rejected):
-        back = pickle.loads(pickle.dumps(kind("truncated", "It is cut.")))
+        back = pickle.loads(pickle.dumps(kind("truncated", "It is cut.")))  # noqa: S301
         assert type(back) is kind
         assert (back.reason, str(back), back.status) == ("truncated", "It is cut.", kind.status)
 
@@ -337,7 +339,9 @@ def test_boxes_come_with_their_cases(tmp_path) -> None:
     assert splits["val"][0].boxes == ()
 
 
-@pytest.mark.parametrize(("box", "words"), [("1,2,x,4", "must be numbers"), ("3,2,3,4", "no area"), ("1,2,nan,4", "area")])
+@pytest.mark.parametrize(
+    ("box", "words"), [("1,2,x,4", "must be numbers"), ("3,2,3,4", "no area"), ("1,2,nan,4", "area")]
+)
 def test_a_bad_box_is_named_with_its_line(tmp_path, box, words) -> None:
     path = table(tmp_path, "a.png,P1,train,1,0")
     boxes = tmp_path / "boxes.csv"

@@ -52,7 +52,7 @@ def test_a_peak_comes_back_to_where_it_was(source, share, place) -> None:
     back = fit.to_source(plane)
     assert back.shape == source
     assert back.dtype == np.float32
-    top, left, bottom, right = fit.box
+    top, left, bottom, _ = fit.box
     weights = back / back.sum()
     y, x = (weights.sum(1) * np.arange(source[0])).sum() + 0.5, (weights.sum(0) * np.arange(source[1])).sum() + 0.5
     token = (bottom - top) / 14

@@ -1,6 +1,7 @@
 """Learning rates and weight decay, parameter by parameter and step by step."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -92,8 +93,8 @@ def test_the_rate_warms_up_from_zero_to_its_peak_and_falls_to_its_floor() -> Non
     assert seen[10] == max(seen) == pytest.approx(2.0)
     assert seen[55] == pytest.approx(2 * (0.05 + 0.95 / 2))  # half way down the cosine
     assert seen[100] == min(seen[10:]) == pytest.approx(0.1)
-    assert all(a < b for a, b in zip(seen[:10], seen[1:11], strict=True))
-    assert all(a > b for a, b in zip(seen[10:100], seen[11:], strict=True))
+    assert all(a < b for a, b in pairwise(seen[:11]))
+    assert all(a > b for a, b in pairwise(seen[10:]))
     assert seen[30] == pytest.approx(2 * (0.05 + 0.95 * (1 + math.cos(math.pi * 20 / 90)) / 2))
 
 

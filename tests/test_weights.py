@@ -61,7 +61,9 @@ def finetuned_state(classes: int = 3) -> dict[str, Tensor]:
 def published(path: Path, state: dict[str, Tensor]) -> Path:
     """A file as the release's ``util/misc.py`` writes it."""
     args = argparse.Namespace(model="mae_vit_small", blr=1.5e-4, output_dir="out", mask_ratio=0.9)
-    torch.save({"model": state, "optimizer": {"state": {}, "param_groups": []}, "epoch": 799, "scaler": {}, "args": args}, path)
+    torch.save(
+        {"model": state, "optimizer": {"state": {}, "param_groups": []}, "epoch": 799, "scaler": {}, "args": args}, path
+    )
     return path
 
 
@@ -163,7 +165,7 @@ class Foreign:
 
 
 def legacy(content: Any, path: Path) -> None:
-    path.write_bytes(pickle.dumps(content))
+    path.write_bytes(pickle.dumps(content, protocol=2))
 
 
 def zipped(content: Any, path: Path) -> None:
@@ -187,7 +189,7 @@ def test_the_canary_would_have_sung(tmp_path) -> None:
     """The payloads above are live: a plain pickle load runs them."""
     for kind in (Runs, Imports):
         canary = tmp_path / kind.__name__
-        pickle.loads(pickle.dumps(kind(canary)))
+        pickle.loads(pickle.dumps(kind(canary)))  # noqa: S301
         assert canary.exists()
 
 
@@ -289,8 +291,15 @@ def test_a_head_is_only_new_when_the_caller_says_so(tmp_path) -> None:
 
 
 def own_checkpoint(path: Path) -> dict[str, Any]:
-    card = {"system": "ThoraxMAE", "version": "0", "arguments": {"labels": "nih14", "mean": 0.5}, "metrics": {"val/auroc": 0.9}}
-    state = {f"net.{key}": value for key, value in finetuned_state().items()} | {"thresholds": torch.tensor([0.1, 0.2, 0.3])}
+    card = {
+        "system": "ThoraxMAE",
+        "version": "0",
+        "arguments": {"labels": "nih14", "mean": 0.5},
+        "metrics": {"val/auroc": 0.9},
+    }
+    state = {f"net.{key}": value for key, value in finetuned_state().items()} | {
+        "thresholds": torch.tensor([0.1, 0.2, 0.3])
+    }
     content = {"medvit": card, "state_dict": state, "optimizer_states": [{"big": torch.zeros(100)}], "epoch": 3}
     torch.save(content, path)
     return content

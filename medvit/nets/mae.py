@@ -66,6 +66,11 @@ class MAE(nn.Module):
             ``loss`` (), ``prediction`` (B, N, p*p*C) as (row, column, channel), ``mask`` (B, N) with 1 = hidden,
             ``restore`` (B, N), the place of each patch in the shuffled order, and ``latent`` (B, 1+visible, D).
         """
+        H, W = images.shape[-2:]
+        if (H // self.encoder.patch, W // self.encoder.patch) != self.encoder.grid:
+            raise ValueError(
+                f"images of {H} x {W} pixels do not fit the grid {self.encoder.grid} of an MAE's fixed positions"
+            )
         patches = cut_patches(images, self.encoder.patch)  # (B, N, C*p*p)
         B, N, _ = patches.shape
         visible = int(N * (1 - self.mask_ratio))
@@ -75,7 +80,7 @@ class MAE(nn.Module):
         latent = self.encode(patches, order[:, :visible])  # (B, 1+visible, D)
         prediction = self.decode(latent, restore)  # (B, N, p*p*C)
         mask = (restore >= visible).float()
-        hidden = mask.flatten().nonzero().flatten()  # as many in every image
+        hidden = (order[:, visible:] + N * torch.arange(B, device=order.device)[:, None]).flatten()  # rows of (B*N)
         painted, wanted = (t.flatten(0, 1).index_select(0, hidden) for t in (prediction, patches))  # (hidden, p*p*C)
         loss = F.mse_loss(painted.float(), self.target(wanted))
         return {"loss": loss, "prediction": prediction, "mask": mask, "restore": restore, "latent": latent}
@@ -98,15 +103,17 @@ class MAE(nn.Module):
         t = torch.cat([t[:, :1], placed], dim=1) + self.decoder_pos_embed  # (B, 1+N, d)
         for block in self.decoder_blocks:
             t = block(t)
-        return self.decoder_pred(self.decoder_norm(t[:, 1:]))
+        prediction: Tensor = self.decoder_pred(self.decoder_norm(t[:, 1:]))
+        return prediction
 
     def target(self, patches: Tensor) -> Tensor:
         """What hidden patches should become: (..., C*p*p) -> (..., p*p*C), normalised where asked for."""
         channels = self.encoder.patch_embed.proj.in_channels
-        target = patches.unflatten(-1, (channels, -1)).transpose(-2, -1).flatten(-2).float()  # (row, column, channel)
+        by_channel = patches.reshape(*patches.shape[:-1], channels, -1)
+        target = by_channel.transpose(-2, -1).flatten(-2).float()  # (row, column, channel)
         if self.normalise_targets:
             variance, mean = torch.var_mean(target, dim=-1, keepdim=True)  # unbiased
-            target = (target - mean) / (variance + PIXEL_EPS).sqrt()
+            return (target - mean) / (variance + PIXEL_EPS).sqrt()
         return target
 
     def after_step(self, progress: float) -> None:

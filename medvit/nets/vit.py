@@ -12,9 +12,7 @@ from torch import Tensor, nn
 
 NORM_EPS = 1e-6  # of every LayerNorm; torch's own default is 1e-5
 
-FEW_TOKENS = (
-    512  # up to here the weights (B, heads, N, N) that plain attention keeps are small beside the other activations
-)
+FEW_TOKENS = 512  # the most whose attention weights (B, heads, N, N) may be kept for the backward pass
 
 Grid = tuple[int, int]
 
@@ -74,7 +72,10 @@ class PatchEmbed(nn.Module):
 
 
 def plain_is_faster(q: Tensor) -> bool:
-    """Whether to train through plain products: torch's fused attention has a slow bfloat16 backward on CPUs."""
+    """Whether to train through plain products: torch's fused attention has a slow bfloat16 backward pass on CPUs.
+
+    Without gradients, in float32, on other devices and for many tokens the fused one is the better choice.
+    """
     return q.is_cpu and q.dtype == torch.bfloat16 and q.requires_grad and q.shape[2] <= FEW_TOKENS
 
 
@@ -98,7 +99,8 @@ class Attention(nn.Module):
             out = weights @ v.transpose(-2, -1)
             if trace is not None:
                 trace.append(weights)
-        return self.proj(out.transpose(1, 2).reshape(B, N, D))
+        mixed: Tensor = self.proj(out.transpose(1, 2).reshape(B, N, D))
+        return mixed
 
 
 class Mlp(nn.Module):
@@ -108,7 +110,8 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
+        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        return out
 
 
 class Block(nn.Module):
@@ -192,7 +195,8 @@ class ViT(nn.Module):
         H, W = x.shape[-2:]
         if H % self.patch or W % self.patch:
             raise ValueError(f"images of {H} x {W} pixels cannot be cut into patches of {self.patch}")
-        return self.patch_embed(cut_patches(x, self.patch))
+        p: Tensor = self.patch_embed(cut_patches(x, self.patch))
+        return p
 
     def place(self, p: Tensor, grid: Grid) -> Tensor:
         """Add positions and put the class token in front: (B, N, D) -> (B, 1+N, D)."""

@@ -15,7 +15,7 @@ import statistics
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import transformers
@@ -31,11 +31,16 @@ LABELS = 14
 LR = 1e-4
 WEIGHT_DECAY = 0.05
 MASK_RATIO = 0.9
-SMALL = {"image_size": 224, "patch_size": 16, "hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6,
-         "intermediate_size": 1536, "layer_norm_eps": 1e-6, "hidden_dropout_prob": 0.0,
-         "attention_probs_dropout_prob": 0.0, "attn_implementation": "sdpa"}  # fmt: skip
-DECODER = {"decoder_hidden_size": 512, "decoder_num_hidden_layers": 8, "decoder_num_attention_heads": 16,
-           "decoder_intermediate_size": 2048}  # fmt: skip
+SMALL: dict[str, Any] = {
+    "image_size": 224, "patch_size": 16, "hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6,
+    "intermediate_size": 1536, "layer_norm_eps": 1e-6, "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0, "attn_implementation": "sdpa",
+}  # fmt: skip
+DECODER: dict[str, Any] = {
+    "decoder_hidden_size": 512, "decoder_num_hidden_layers": 8, "decoder_num_attention_heads": 16,
+    "decoder_intermediate_size": 2048,
+}  # fmt: skip
+LABELLED: dict[str, Any] = {"num_labels": LABELS, "problem_type": "multi_label_classification"}
 
 
 class Side(NamedTuple):
@@ -81,9 +86,7 @@ def transformers_side(what: str) -> Side:
         def loss(x: Tensor, y: Tensor) -> Tensor:
             return Tensor(net(pixel_values=x).loss)
     else:
-        net = transformers.ViTForImageClassification(
-            transformers.ViTConfig(**SMALL, num_labels=LABELS, problem_type="multi_label_classification")
-        )
+        net = transformers.ViTForImageClassification(transformers.ViTConfig(**SMALL, **LABELLED))
 
         def loss(x: Tensor, y: Tensor) -> Tensor:
             return Tensor(net(pixel_values=x, labels=y).loss)
@@ -142,7 +145,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     given = parser.parse_args()
     precision = "bfloat16 autocast" if fast_bf16() else "float32 (no bfloat16 arithmetic in this CPU)"
-    print(f"ViT-S/16, 224 px, batch {given.batch}, {precision}, {torch.get_num_threads()} threads, {platform.machine()}")
+    print(
+        f"ViT-S/16, 224 px, batch {given.batch}, {precision}, {torch.get_num_threads()} threads, {platform.machine()}"
+    )
     print(f"torch {torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}")
     for what in (given.what,) if given.what else ("mae", "finetune"):
         report(what, compare(what, given.steps, given.batch))

@@ -10,7 +10,6 @@ SIZE, PATCH = 32, 8
 PLACES = ((0, 1), (3, 2))  # the patch that shows class 0, and that of class 1
 
 
-
 @pytest.fixture(params=["mean", "class"])
 def net(request) -> ViT:
     """A ViT made by hand: head k attends to the bright patch at place k and carries its brightness to logit k.

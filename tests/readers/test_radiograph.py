@@ -65,7 +65,8 @@ def lut(values: np.ndarray, first: int, bits: int, modality: bool = False) -> Da
 def windowed(path: Path) -> np.ndarray:
     """What pydicom makes of a film through its modality transform and VOI, scaled from its output range to [0, 1]."""
     film = pydicom.dcmread(path)
-    grey = apply_voi_lut(apply_modality_lut(film.pixel_array, film), film)
+    with np.errstate(over="ignore"):
+        grey = apply_voi_lut(apply_modality_lut(film.pixel_array, film), film)
     bits, signed = int(film.BitsStored), bool(film.PixelRepresentation)
     if film.get("VOILUTSequence"):
         return grey / (2 ** film.VOILUTSequence[0].LUTDescriptor[2] - 1)
@@ -121,9 +122,7 @@ def test_a_window_without_width_counts_as_none(make_film, tmp_path, width) -> No
 
 
 def test_a_narrow_exact_window_is_used(make_film, tmp_path) -> None:
-    path = make_film(
-        tmp_path / "film.dcm", RAMP, WindowCenter="2000", WindowWidth="0.5", VOILUTFunction="LINEAR_EXACT"
-    )
+    path = make_film(tmp_path / "film.dcm", RAMP, WindowCenter="2000", WindowWidth="0.5", VOILUTFunction="LINEAR_EXACT")
     np.testing.assert_array_equal(pixels_of(path), np.where(RAMP == 2000, 0.5, RAMP > 2000))
     assert "window 2000/0.5 LINEAR_EXACT" in read_radiograph(path).origin["voi"]
 
@@ -143,7 +142,8 @@ def test_windows_agree_with_pydicom(make_film, small_film, function, centre, wid
     path = make_film(small_film, RAMP - 2048 if signed else RAMP, signed=signed, **elements)
     film = pydicom.dcmread(path)
     values = apply_modality_lut(film.pixel_array, film)
-    assert not np.array_equal(apply_windowing(values, film), values)  # the reference does something
+    with np.errstate(over="ignore"):
+        assert not np.array_equal(apply_windowing(values, film), values)  # the reference does something
     expected = windowed(path)
     if expected.min() == expected.max():
         assert refused(path) == "no_contrast"
