@@ -27,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.overrides += rest  # argparse gives up on key=value words behind an option
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.captureWarnings(True)
-    logging.getLogger("py.warnings").setLevel(logging.ERROR)
+    for chatty in ("py.warnings", "pydicom"):  # their texts quote values of headers
+        logging.getLogger(chatty).setLevel(logging.CRITICAL)
     try:
         code: int = options.verb(options)
         sys.stdout.flush()

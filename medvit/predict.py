@@ -86,7 +86,7 @@ def predict(
         _refuse_other(out, settings, options.resume)
         system = system.to(options.device).eval()
         once = {_key(one.source): one for one in scan(inputs)}  # an input named twice counts once
-        found = _without_conflicts(list(once.values()))
+        found = _without_conflicts([_judged(system, one) for one in once.values()])
         done = {record["key"] for record in read_records(out)} if options.resume else set()
         try:
             for record in _run(system, [one for one in found if _key(one.source) not in done], out, options):
@@ -108,14 +108,10 @@ def _run(system: System, found: Sequence[Found], out: Path, options: Options) ->
     """Records of inputs as they are finished, the unanswered ones first."""
     sources: dict[Path, Case] = {}
     for source, case, refusal in found:
-        try:
-            if refusal:
-                raise refusal
-            if case is not None:
-                system.refuse(case)
-                sources[source] = case
-        except Unanswered as reason:
-            yield _record(source, case, reason, 0.0)
+        if refusal:
+            yield _record(source, case, refusal, 0.0)
+        elif case:
+            sources[source] = case
     loader = DataLoader(
         _Reading(system, list(sources.values())),
         options.batch_size,
@@ -194,11 +190,21 @@ def _written(result: Result, folder: Path, options: Options) -> Result | Unanswe
     return result
 
 
+def _judged(system: System, one: Found) -> Found:
+    """An input, refused where it is not the system's kind."""
+    try:
+        if one.case:
+            system.refuse(one.case)
+    except Unanswered as refusal:
+        return one._replace(refusal=refusal)
+    return one
+
+
 def _without_conflicts(found: Sequence[Found]) -> list[Found]:
     """Inputs with the same UID: identical files count once, differing ones not at all."""
     by_uid: dict[str, list[Found]] = {}
     for one in found:
-        if one.case:
+        if one.case and not one.refusal:
             by_uid.setdefault(one.case.uid, []).append(one)
     refused: dict[Path, Unanswered] = {}
     for same in by_uid.values():

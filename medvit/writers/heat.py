@@ -68,7 +68,7 @@ def _write_picture(film: Plane, heat: Heatmap, finding: Finding, path: Path) -> 
     info = PngInfo()
     info.add_text("Description", f"{caption} Method: {heat.method}.")
     with whole(path) as part:
-        picture.save(part, "PNG", pnginfo=info, compress_level=3)
+        picture.save(part, "PNG", pnginfo=info, compress_level=1)
     return path
 
 
@@ -77,11 +77,14 @@ def overlay(film: Plane, relevance: Plane) -> NDArray[np.uint8]:
     seen = relevance[relevance > 0]
     low, high = (float(np.quantile(seen, FAINT)), float(seen.max())) if seen.size else (0.0, 0.0)
     scaled = ((relevance - low) / (high - low)).clip(0, 1) if high > low else np.zeros_like(relevance)
-    steps = np.linspace(0, 1, len(INFERNO))
-    colour = np.stack([np.interp(scaled, steps, INFERNO[:, c]) for c in range(3)], axis=-1)  # (H, W, 3)
-    weight = (OPACITY * scaled**0.5)[..., None]
-    grey = (film.clip(0, 1) * 255)[..., None]
-    blended: NDArray[np.uint8] = ((1 - weight) * grey + weight * colour).round().astype(np.uint8)
+    level = (scaled * 255).astype(np.uint8)  # (H, W)
+    steps = np.linspace(0, 1, 256)
+    weight = (255 * OPACITY * steps**0.5).astype(np.uint16)  # of the colour; 255 - weight is the film's
+    shaded = (255 - weight)[level] * (film.clip(0, 1) * 255 + 0.5).astype(np.uint16)
+    blended = np.empty((*film.shape, 3), np.uint8)
+    for channel in range(3):
+        colour = np.interp(steps, np.linspace(0, 1, len(INFERNO)), INFERNO[:, channel])
+        blended[..., channel] = (shaded + (weight * colour).astype(np.uint16)[level] + 127) // 255  # below 2**16
     return blended
 
 
