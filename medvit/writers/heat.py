@@ -94,7 +94,7 @@ def _caption(picture: Pillow.Image, text: str) -> None:
     size = max(picture.height // 40, 9)
     font = ImageFont.load_default(size)
     width = draw.textlength(text, font)
-    if width > picture.width * 0.98:
-        font = ImageFont.load_default(max(size * picture.width * 0.98 / width, 5))
+    if width > picture.width * 0.96:
+        font = ImageFont.load_default(max(size * picture.width * 0.96 / width, 5))
     draw.rectangle((0, picture.height - 1.6 * size, picture.width, picture.height), fill=(0, 0, 0))
     draw.text((picture.width * 0.01, picture.height - 1.4 * size), text, fill=(230, 230, 230), font=font)
