@@ -26,7 +26,9 @@ def whole(path: Path) -> Iterator[Path]:
         part.rename(path)
         _sync(path.parent)
     except OSError as error:
-        raise MedvitError(f"{path} cannot be written: {error.strerror or error}. Make room, then use --resume.") from error
+        raise MedvitError(
+            f"{path} cannot be written: {error.strerror or error}. Make room, then use --resume."
+        ) from error
     finally:
         with suppress(FileNotFoundError):
             part.unlink()

@@ -93,7 +93,9 @@ def labels_of(names: str | Iterable[str]) -> tuple[Label, ...]:
         names = LABEL_SETS[names]
     names = tuple(names)
     if not names or len({file_name(name) for name in names}) != len(names):
-        raise MedvitError(f"labels must name each finding once and at least one, also as file names, not {list(names)}.")
+        raise MedvitError(
+            f"labels must name each finding once and at least one, also as file names, not {list(names)}."
+        )
     return tuple(Label(name, code_of(name)) for name in names)
 
 

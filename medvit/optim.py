@@ -1,7 +1,6 @@
 """Optimisers and schedules of the published recipes."""
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
@@ -63,8 +62,3 @@ def warmup_cosine(optimizer: Optimizer, steps: int, warmup_steps: int, floor: fl
         return floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2
 
     return LambdaLR(optimizer, share)
-
-
-def trainable(module: nn.Module) -> Iterator[nn.Parameter]:
-    """The parameters that are trained."""
-    return (parameter for parameter in module.parameters() if parameter.requires_grad)

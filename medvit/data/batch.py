@@ -45,8 +45,3 @@ class Batch:
         """Move the tensors, as `torch.Tensor.to` does; Lightning calls it to bring a batch to the device."""
         self.x, self.y = self.x.to(*args, **kwargs), self.y.to(*args, **kwargs)
         return self
-
-    def pin_memory(self) -> Self:
-        """Pin the tensors, for a loader that was asked to."""
-        self.x, self.y = self.x.pin_memory(), self.y.pin_memory()
-        return self

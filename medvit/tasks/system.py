@@ -1,6 +1,5 @@
 """What every system shares: it reads its kind of case, trains reproducibly and answers with results."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -62,9 +61,6 @@ class System(LightningModule):
             Rejected: When the case is not fit to be answered.
         """
         return self.sample(self.read(case), case)
-
-    def prepare(self, cases: Sequence[Case], folder: Path) -> None:
-        """Work on cases once before they are answered, such as embedding the tiles of slides; nothing by default."""
 
     def predict_step(self, batch: Batch, index: int = 0) -> list[Result]:
         """Answer a batch, one result a case in order."""

@@ -72,7 +72,9 @@ def baseline(splits: dict[str, list[Case]], names: list[str]) -> Callable[[str],
     return lambda split: scored(best, split)
 
 
-def intervals(probability: torch.Tensor, y: torch.Tensor, patients: list[str], columns: list[int]) -> tuple[Scores, Scores]:
+def intervals(
+    probability: torch.Tensor, y: torch.Tensor, patients: list[str], columns: list[int]
+) -> tuple[Scores, Scores]:
     """AUROC of the columns and their mean (K+1,), and 95 % intervals (2, K+1) by drawing patients with replacement."""
     rng = np.random.default_rng(0)
     rows = {patient: np.flatnonzero(np.array(patients) == patient) for patient in sorted(set(patients))}
@@ -115,7 +117,9 @@ def main() -> None:
     scores["PCA + logistic regression"] = baseline(splits, names)("test")
     columns = [k for k in range(len(names)) if int(y[:, k].sum()) >= MIN_POSITIVES]
     titles = [f"{names[k]} ({int(y[:, k].sum())})" for k in columns] + ["mean"]
-    print(f"\nTest AUROC, {len(test)} films of {len({case.patient for case in test})} patients; positives in brackets\n")
+    print(
+        f"\nTest AUROC, {len(test)} films of {len({case.patient for case in test})} patients; positives in brackets\n"
+    )
     print(f"| | {' | '.join(titles)} |\n|---|{'---|' * len(titles)}")
     report = {}
     for name, probability in scores.items():
