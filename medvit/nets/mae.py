@@ -66,10 +66,10 @@ class MAE(nn.Module):
             ``loss`` (), ``prediction`` (B, N, p*p*C) as (row, column, channel), ``mask`` (B, N) with 1 = hidden,
             ``restore`` (B, N), the place of each patch in the shuffled order, and ``latent`` (B, 1+visible, D).
         """
-        H, W = images.shape[-2:]
-        if (H // self.encoder.patch, W // self.encoder.patch) != self.encoder.grid:
+        size = tuple(n * self.encoder.patch for n in self.encoder.grid)
+        if images.shape[-2:] != size:
             raise ValueError(
-                f"images of {H} x {W} pixels do not fit the grid {self.encoder.grid} of an MAE's fixed positions"
+                "images of {} x {} pixels; the fixed positions are for {} x {}".format(*images.shape[-2:], *size)
             )
         patches = cut_patches(images, self.encoder.patch)  # (B, N, C*p*p)
         B, N, _ = patches.shape

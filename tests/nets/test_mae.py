@@ -56,9 +56,10 @@ def test_a_ratio_that_leaves_no_patch_visible_or_none_hidden_is_refused(ratio: f
         tiny(ratio)
 
 
-def test_images_of_another_size_are_refused() -> None:
-    with pytest.raises(ValueError, match="40 x 40"):
-        tiny()(torch.randn(1, 3, 40, 40))
+@pytest.mark.parametrize("side", [34, 40])
+def test_images_of_another_size_are_refused(side: int) -> None:
+    with pytest.raises(ValueError, match=f"{side} x {side}"):
+        tiny()(torch.randn(1, 3, side, side))
 
 
 def test_noise_that_is_given_is_used_and_smallest_values_stay_visible() -> None:
