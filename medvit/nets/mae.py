@@ -5,6 +5,7 @@ Xiao et al. 2023, "Delving into Masked Autoencoders for Multi-Label Thorax Disea
 """
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -56,54 +57,81 @@ class MAE(nn.Module):
         nn.init.normal_(self.mask_token, std=0.02)
 
     def forward(self, images: Tensor, noise: Tensor | None = None) -> Mapping[str, Tensor]:
-        """The reconstruction loss over hidden patches, and what led to it.
+        """The reconstruction loss over hidden patches.
 
         Args:
             images: (B, C, H, W) of the encoder's size.
             noise: (B, N); the patches with the smallest values stay visible. Drawn uniformly where not given.
 
         Returns:
-            ``loss`` (), ``prediction`` (B, N, p*p*C) as (row, column, channel), ``mask`` (B, N) with 1 = hidden,
-            ``restore`` (B, N), the place of each patch in the shuffled order, and ``latent`` (B, 1+visible, D).
+            ``loss`` (), ``hidden`` (B, n), the indices of the hidden patches, and their ``prediction`` (B, n, p*p*C) as
+            (row, column, channel).
         """
+        patches, order, visible = self.shuffle(images, noise)
+        latent = self.encode(patches, order[:, :visible])  # (B, 1+visible, D)
+        prediction = self.decode(latent, order, first=1 + visible)  # (B, hidden, p*p*C)
+        hidden = order[:, visible:]
+        loss = F.mse_loss(prediction.float(), self.target(take(patches, hidden)))
+        return {"loss": loss, "prediction": prediction, "hidden": hidden}
+
+    def reconstruct(self, images: Tensor, noise: Tensor | None = None) -> Mapping[str, Tensor]:
+        """Every patch painted, for the eye; arguments as `forward`.
+
+        Returns:
+            ``prediction`` (B, N, p*p*C), ``mask`` (B, N) with 1 = hidden, ``restore`` (B, N), the place of each patch in
+            the shuffled order, and ``latent`` (B, 1+visible, D).
+        """
+        patches, order, visible = self.shuffle(images, noise)
+        latent = self.encode(patches, order[:, :visible])
+        restore = order.argsort(dim=1)
+        prediction = take(self.decode(latent, order, first=1), restore)
+        return {"prediction": prediction, "mask": (restore >= visible).float(), "restore": restore, "latent": latent}
+
+    def shuffle(self, images: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor, int]:
+        """Patches (B, N, C*p*p), their random order (B, N), visible ones first, and how many are visible."""
         size = tuple(n * self.encoder.patch for n in self.encoder.grid)
         if images.shape[-2:] != size:
             raise ValueError(
                 "images of {} x {} pixels; the fixed positions are for {} x {}".format(*images.shape[-2:], *size)
             )
-        patches = cut_patches(images, self.encoder.patch)  # (B, N, C*p*p)
+        patches = cut_patches(images, self.encoder.patch)
         B, N, _ = patches.shape
-        visible = int(N * (1 - self.mask_ratio))
         noise = torch.rand(B, N, device=images.device) if noise is None else noise
-        order = noise.argsort(dim=1)  # (B, N)
-        restore = order.argsort(dim=1)
-        latent = self.encode(patches, order[:, :visible])  # (B, 1+visible, D)
-        prediction = self.decode(latent, restore)  # (B, N, p*p*C)
-        mask = (restore >= visible).float()
-        hidden = (order[:, visible:] + N * torch.arange(B, device=order.device)[:, None]).flatten()  # rows of (B*N)
-        painted, wanted = (t.flatten(0, 1).index_select(0, hidden) for t in (prediction, patches))  # (hidden, p*p*C)
-        loss = F.mse_loss(painted.float(), self.target(wanted))
-        return {"loss": loss, "prediction": prediction, "mask": mask, "restore": restore, "latent": latent}
+        return patches, noise.argsort(dim=1), int(N * (1 - self.mask_ratio))
 
     def encode(self, patches: Tensor, keep: Tensor) -> Tensor:
         """Embed and encode only the patches (B, N, C*p*p) whose indices ``keep`` (B, n) names: (B, 1+n, D)."""
-        rows = torch.arange(len(patches), device=patches.device)[:, None]
-        positions = self.encoder.pos_embed[0, 1:][keep]  # (B, n, D)
-        shown = self.encoder.patch_embed(patches[rows, keep]) + positions
+        shown = self.encoder.patch_embed(take(patches, keep)) + F.embedding(keep, self.encoder.pos_embed[0, 1:])
         first = (self.encoder.cls_token + self.encoder.pos_embed[:, :1]).expand(len(shown), -1, -1)
         return self.encoder.encode(torch.cat([first.to(shown.dtype), shown], dim=1))[-1]
 
-    def decode(self, latent: Tensor, restore: Tensor) -> Tensor:
-        """Paint every patch: latent (B, 1+n, D) and the order to restore (B, N) -> (B, N, p*p*C)."""
-        t = self.decoder_embed(latent)  # (B, 1+n, d)
-        B, N = restore.shape
-        hidden = self.mask_token.to(t.dtype).expand(B, N + 1 - t.shape[1], -1)
-        shuffled = torch.cat([t[:, 1:], hidden], dim=1)  # (B, N, d)
-        placed = shuffled.gather(1, restore[..., None].expand(-1, -1, t.shape[2]))
-        t = torch.cat([t[:, :1], placed], dim=1) + self.decoder_pos_embed  # (B, 1+N, d)
-        for block in self.decoder_blocks:
-            t = block(t)
-        prediction: Tensor = self.decoder_pred(self.decoder_norm(t[:, 1:]))
+    def decode(self, latent: Tensor, order: Tensor, first: int) -> Tensor:
+        """Paint patches in their shuffled order.
+
+        A hidden patch enters as the mask token at its place, the same in every image, so the first block projects each
+        place once a batch; the last block leaves out what nobody asks for.
+
+        Args:
+            latent: (B, 1+n, D) of the class token and the n patches that come first in the order.
+            order: (B, N).
+            first: Tokens before this one, counted with the class token, are not painted.
+
+        Returns:
+            (B, 1+N - first, p*p*C).
+        """
+        classed, places = self.decoder_pos_embed[0, :1], self.decoder_pos_embed[0, 1:]  # (1, d), (N, d)
+        keep, hide = order.split([latent.shape[1] - 1, order.shape[1] + 1 - latent.shape[1]], dim=1)
+        positions = torch.cat([classed.expand(len(order), 1, -1), F.embedding(keep, places)], dim=1)
+        shown, hidden = self.decoder_embed(latent) + positions, self.mask_token[0] + places  # (B, 1+n, d), (N, d)
+        *blocks, last = cast(list[Block], list(self.decoder_blocks))
+        project = (blocks or [last])[0].project
+        projected: Tensor | None = torch.cat([project(shown), F.embedding(hide, project(hidden))], dim=1)  # (B, 1+N, 3d)
+        t = torch.cat([shown, F.embedding(hide, hidden)], dim=1)  # (B, 1+N, d)
+        for block in blocks:
+            t = block(t, projected=projected)
+            projected = None
+        t = last(t, first=first, projected=projected)  # (B, 1+N - first, d)
+        prediction: Tensor = self.decoder_pred(self.decoder_norm(t))
         return prediction
 
     def target(self, patches: Tensor) -> Tensor:
@@ -118,3 +146,8 @@ class MAE(nn.Module):
 
     def after_step(self, progress: float) -> None:
         """Nothing to do after an optimiser step; objectives with a teacher move it here."""
+
+
+def take(rows: Tensor, index: Tensor) -> Tensor:
+    """Rows (B, N, c) by an index (B, n) of each image: (B, n, c)."""
+    return rows.gather(1, index[..., None].expand(-1, -1, rows.shape[2]))

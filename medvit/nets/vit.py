@@ -80,7 +80,11 @@ def plain_is_faster(q: Tensor) -> bool:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention; with a ``trace`` it notes its weights (B, heads, N, N) there, part of the graph."""
+    """Multi-head self-attention over projected tokens (B, N, 3 D), that is over the output of its ``qkv``.
+
+    With a ``trace`` it notes its weights (B, heads, N, N) there, part of the graph. Tokens before ``first`` are attended to
+    but do not ask, and are left out of the output (B, N - first, D).
+    """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -88,9 +92,10 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, trace: list[Tensor] | None = None) -> Tensor:
-        B, N, D = x.shape
-        q, k, v = self.qkv(x).reshape(B, N, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)  # 3 x (B, h, N, d)
+    def forward(self, projected: Tensor, trace: list[Tensor] | None = None, first: int = 0) -> Tensor:
+        B, N, D = projected.shape[0], projected.shape[1], projected.shape[2] // 3
+        q, k, v = projected.reshape(B, N, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)  # 3 x (B, h, N, d)
+        q = q[:, :, first:]
         if trace is None and not plain_is_faster(q):
             out = F.scaled_dot_product_attention(q, k, v)
         else:
@@ -99,7 +104,7 @@ class Attention(nn.Module):
             out = weights @ v.transpose(-2, -1)
             if trace is not None:
                 trace.append(weights)
-        mixed: Tensor = self.proj(out.transpose(1, 2).reshape(B, N, D))
+        mixed: Tensor = self.proj(out.transpose(1, 2).reshape(B, N - first, D))
         return mixed
 
 
@@ -115,7 +120,10 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block with stochastic depth (Huang et al. 2016) of probability ``drop_path``."""
+    """Pre-norm transformer block with stochastic depth (Huang et al. 2016) of probability ``drop_path``.
+
+    Tokens before ``first`` are only attended to; ``projected`` takes the place of `project` where it is known already.
+    """
 
     def __init__(self, width: int, heads: int, mlp_ratio: float = 4.0, drop_path: float = 0.0) -> None:
         super().__init__()
@@ -125,9 +133,17 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width, eps=NORM_EPS)
         self.mlp = Mlp(width, int(width * mlp_ratio))
 
-    def forward(self, x: Tensor, trace: list[Tensor] | None = None) -> Tensor:
-        x = x + self._drop(self.attn(self.norm1(x), trace))
+    def forward(
+        self, x: Tensor, trace: list[Tensor] | None = None, first: int = 0, projected: Tensor | None = None
+    ) -> Tensor:
+        projected = self.project(x) if projected is None else projected
+        x = x[:, first:] + self._drop(self.attn(projected, trace, first))
         return x + self._drop(self.mlp(self.norm2(x)))
+
+    def project(self, x: Tensor) -> Tensor:
+        """Queries, keys and values of tokens: (..., D) -> (..., 3 D)."""
+        projected: Tensor = self.attn.qkv(self.norm1(x))
+        return projected
 
     def _drop(self, branch: Tensor) -> Tensor:
         if not self.training or not self.drop_path:

@@ -26,6 +26,7 @@ from torch.optim import AdamW, Optimizer
 from medvit.nets.mae import MAE
 from medvit.nets.vit import ViT
 from medvit.optim import decay_groups
+from medvit.train import keep_memory
 
 LABELS = 14
 LR = 1e-4
@@ -144,6 +145,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--batch", type=int, default=16)
     given = parser.parse_args()
+    keep_memory()  # as `medvit train` does; here both sides have it
     precision = "bfloat16 autocast" if fast_bf16() else "float32 (no bfloat16 arithmetic in this CPU)"
     print(
         f"ViT-S/16, 224 px, batch {given.batch}, {precision}, {torch.get_num_threads()} threads, {platform.machine()}"

@@ -130,7 +130,7 @@ def test_attention_trained_in_bfloat16_is_as_near_to_float32_as_the_fused_one() 
 
     def error(training: bool) -> float:
         with torch.autocast("cpu", torch.bfloat16), torch.set_grad_enabled(training):
-            difference: Tensor = layer(x).float() - exact
+            difference: Tensor = layer(layer.qkv(x)).float() - exact
             return float(difference.norm().item() / exact.norm().item())
 
     assert error(True) < 2 * error(False) < 0.02

@@ -61,14 +61,19 @@ def mae_pretrain(config: Mapping[str, Any], state: Tensors, given: Tensors) -> T
         sincos_positions(config["decoder_embed_dim"], encoder.grid),
     )
     through_adapter(net, state, weights.mae)
-    out = net(given["images"], given["noise"])
+    out = net.reconstruct(given["images"], given["noise"])
     channels = config["in_chans"]
     patches = cut_patches(given["images"], config["patch_size"]).unflatten(2, (channels, -1)).transpose(2, 3).flatten(2)
     return {
-        "loss": out["loss"], "pred": out["prediction"], "mask": out["mask"], "ids_restore": out["restore"],
-        "latent": out["latent"], "patches": patches, "built pos_embed": built[0] - state["pos_embed"],
+        "loss": net(given["images"], given["noise"])["loss"],
+        "pred": out["prediction"],
+        "mask": out["mask"],
+        "ids_restore": out["restore"],
+        "latent": out["latent"],
+        "patches": patches,
+        "built pos_embed": built[0] - state["pos_embed"],
         "built decoder_pos_embed": built[1] - state["decoder_pos_embed"],
-    }  # fmt: skip
+    }
 
 
 def vit_classifier(config: Mapping[str, Any], state: Tensors, given: Tensors) -> Tensors:
