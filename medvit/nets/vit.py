@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-NORM_EPS = 1e-6  # of every LayerNorm; torch's own default is 1e-5
+from medvit.nets.attention import Attention
 
-FEW_TOKENS = 512  # the most whose attention weights (B, heads, N, N) may be kept for the backward pass
+NORM_EPS = 1e-6  # of every LayerNorm; torch's own default is 1e-5
 
 Grid = tuple[int, int]
 
@@ -69,43 +69,6 @@ class PatchEmbed(nn.Module):
     def forward(self, patches: Tensor) -> Tensor:
         # (B, N, C*p*p) -> (B, N, D); as a matrix product, so that hidden patches need not be embedded at all
         return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
-
-
-def plain_is_faster(q: Tensor) -> bool:
-    """Whether to train through plain products: torch's fused attention has a slow bfloat16 backward pass on CPUs.
-
-    Without gradients, in float32, on other devices and for many tokens the fused one is the better choice.
-    """
-    return q.is_cpu and q.dtype == torch.bfloat16 and q.requires_grad and q.shape[2] <= FEW_TOKENS
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention over projected tokens (B, N, 3 D), that is over the output of its ``qkv``.
-
-    With a ``trace`` it notes its weights (B, heads, N, N) there, part of the graph. Tokens before ``first`` are attended to
-    but do not ask, and are left out of the output (B, N - first, D).
-    """
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
-
-    def forward(self, projected: Tensor, trace: list[Tensor] | None = None, first: int = 0) -> Tensor:
-        B, N, D = projected.shape[0], projected.shape[1], projected.shape[2] // 3
-        q, k, v = projected.reshape(B, N, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)  # 3 x (B, h, N, d)
-        q = q[:, :, first:]
-        if trace is None and not plain_is_faster(q):
-            out = F.scaled_dot_product_attention(q, k, v)
-        else:
-            k, v = (t.transpose(-2, -1).contiguous() for t in (k, v))  # 2 x (B, h, d, N): fastest, also backwards
-            weights = (q * (D // self.heads) ** -0.5 @ k).softmax(-1)  # (B, h, N, N)
-            out = weights @ v.transpose(-2, -1)
-            if trace is not None:
-                trace.append(weights)
-        mixed: Tensor = self.proj(out.transpose(1, 2).reshape(B, N - first, D))
-        return mixed
 
 
 class Mlp(nn.Module):

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, scaled_dot_product_attention
 
-from medvit.nets.vit import Attention, Block, ViT, cut_patches, resample_positions, sincos_positions
+from medvit.nets.attention import Attention, PlainAttention, split
+from medvit.nets.vit import Block, ViT, cut_patches, resample_positions, sincos_positions
 
 
 @pytest.fixture(autouse=True)
@@ -134,6 +135,24 @@ def test_attention_trained_in_bfloat16_is_as_near_to_float32_as_the_fused_one() 
             return float(difference.norm().item() / exact.norm().item())
 
     assert error(True) < 2 * error(False) < 0.02
+
+
+@pytest.mark.parametrize("first", [0, 7])
+def test_the_gradient_of_attention_trained_in_bfloat16_is_that_of_float32(first: int) -> None:
+    torch.manual_seed(0)
+    qkv, upstream = torch.randn(6, 20, 3, 2, 8), torch.randn(6, 20 - first, 2, 8)
+
+    def gradient(dtype: torch.dtype) -> Tensor:
+        leaf = qkv.to(dtype).requires_grad_()
+        q, k, v = split(leaf, first)
+        fused = scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        out = PlainAttention.apply(leaf, first) if dtype == torch.bfloat16 else fused
+        (found,) = torch.autograd.grad(out, leaf, upstream.to(dtype))
+        return Tensor(found).float()
+
+    exact = gradient(torch.float32)
+    assert float((gradient(torch.bfloat16) - exact).norm() / exact.norm()) < 0.01
+    assert not gradient(torch.bfloat16)[:, :first, 0].any()
 
 
 def test_dropping_paths_keeps_the_expectation_and_ends_with_training() -> None:

@@ -1,0 +1,87 @@
+"""Multi-head self-attention of the transformer blocks, with a path that trains fast on CPUs."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+FEW_TOKENS = 512  # the most whose attention weights (B, heads, N, N) may be kept for the backward pass
+IMAGES = 4  # whose attention weights stay in the cache while they are worked on
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over projected tokens (B, N, 3 D), that is over the output of its ``qkv``.
+
+    With a ``trace`` it notes its weights (B, heads, N, N) there, part of the graph. Tokens before ``first`` are attended to
+    but do not ask, and are left out of the output (B, N - first, D).
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, projected: Tensor, trace: list[Tensor] | None = None, first: int = 0) -> Tensor:
+        B, N, D = projected.shape[0], projected.shape[1], projected.shape[2] // 3
+        qkv = projected.reshape(B, N, 3, self.heads, D // self.heads)
+        q, k, v = split(qkv, first)
+        if trace is not None:
+            weights = (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(-1)  # (B, h, M, N)
+            trace.append(weights)
+            out = (weights @ v).transpose(1, 2)  # (B, M, h, d)
+        elif trains_in_bf16_on_cpu(qkv):
+            out = PlainAttention.apply(qkv, first)  # type: ignore[no-untyped-call]
+        else:
+            out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        mixed: Tensor = self.proj(out.reshape(B, N - first, D))
+        return mixed
+
+
+def split(qkv: Tensor, first: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Views of (B, N, 3, h, d): queries (B, h, N - first, d), keys and values (B, h, N, d)."""
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)
+    return q[:, :, first:], k, v
+
+
+def trains_in_bf16_on_cpu(qkv: Tensor) -> bool:
+    """Whether `PlainAttention` is faster: torch's fused attention has a slow bfloat16 backward pass on CPUs."""
+    return qkv.is_cpu and qkv.dtype == torch.bfloat16 and qkv.requires_grad and qkv.shape[1] <= FEW_TOKENS
+
+
+class PlainAttention(torch.autograd.Function):
+    """Attention in plain products, a few images at a time so that their weights stay in the cache."""
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, first: int) -> Tensor:
+        """(B, N, 3, h, d) -> (B, N - first, h, d)."""
+        B, N, _, h, d = qkv.shape
+        out, kept = qkv.new_empty(B, N - first, h, d), []
+        for images in range(0, B, IMAGES):
+            q, k, v = split(qkv[images : images + IMAGES], first)
+            weights = (q * d**-0.5 @ k.transpose(-2, -1).contiguous()).softmax(-1)  # (b, h, M, N)
+            out[images : images + IMAGES] = (weights @ v).transpose(1, 2)
+            kept.append(weights)
+        ctx.first = first
+        ctx.save_for_backward(qkv, *kept)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        """Gradient of ``qkv`` from that of the output; in its memory order, so that nothing is copied later."""
+        qkv, *kept = ctx.saved_tensors
+        back = torch.empty_like(qkv)
+        back[:, : ctx.first, 0] = 0  # queries that did not ask
+        scale = qkv.shape[-1] ** -0.5
+        for index, weights in enumerate(kept):
+            images = slice(index * IMAGES, (index + 1) * IMAGES)
+            q, k, v = split(qkv[images], ctx.first)
+            to_q, to_k, to_v = split(back[images], ctx.first)
+            out = gradients[0][images].transpose(1, 2)  # (b, h, M, d)
+            to_weights = out @ v.transpose(-2, -1).contiguous()  # (b, h, M, N)
+            to_scores = torch._softmax_backward_data(to_weights, weights, -1, weights.dtype)
+            to_q.copy_(to_scores @ k * scale)
+            to_k.copy_(to_scores.transpose(-2, -1) @ q * scale)
+            to_v.copy_(weights.transpose(-2, -1) @ out)
+        return back, None
