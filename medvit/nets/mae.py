@@ -125,7 +125,9 @@ class MAE(nn.Module):
         shown, hidden = self.decoder_embed(latent) + positions, self.mask_token[0] + places  # (B, 1+n, d), (N, d)
         *blocks, last = cast(list[Block], list(self.decoder_blocks))
         project = (blocks or [last])[0].project
-        projected: Tensor | None = torch.cat([project(shown), F.embedding(hide, project(hidden))], dim=1)  # (B, 1+N, 3d)
+        projected: Tensor | None = torch.cat(
+            [project(shown), F.embedding(hide, project(hidden))], dim=1
+        )  # (B, 1+N, 3d)
         t = torch.cat([shown, F.embedding(hide, hidden)], dim=1)  # (B, 1+N, d)
         for block in blocks:
             t = block(t, projected=projected)

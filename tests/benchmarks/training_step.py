@@ -2,8 +2,9 @@
 
 ``python tests/benchmarks/training_step.py [--steps N] [--batch B] [mae|finetune]``
 
-A step is forward, backward, optimiser step and clearing the gradients. Both sides run in this process in turns, on the
-same images, with the same sizes and the same autocast; the order of a turn alternates. A ratio is transformers / medvit
+A step is forward, backward, optimiser step and clearing the gradients. Each side runs in a process of its own, as its user
+would run it, one waiting while the other works: the same images, the same sizes, the same autocast, the order of a turn
+alternating. A ratio is transformers / medvit
 of one turn, so above 1 medvit is the faster. Each side gets the optimiser its user would write: `torch.optim.AdamW` with its
 defaults for transformers; decay groups and ``fused=True`` for medvit. What the optimiser adds is visible in the rows
 ``network`` (forward and backward alone) and ``optimiser``.
@@ -15,6 +16,8 @@ import statistics
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 import torch
@@ -116,15 +119,35 @@ def step(side: Side, x: Tensor, y: Tensor) -> Seconds:
     return Seconds(middle - start, time.perf_counter() - middle)
 
 
-def compare(what: str, steps: int, batch: int, warm_up: int = 2) -> list[tuple[Seconds, Seconds]]:
-    """Seconds of (medvit, transformers) in every turn after the warm-up."""
+def serve(turns: Connection, name: str, what: str, batch: int) -> None:
+    """One side in its own process: a step for every message."""
     torch.manual_seed(0)
     x, y = torch.randn(batch, 3, 224, 224), torch.randint(0, 2, (batch, LABELS)).float()
-    sides = medvit_side(what), transformers_side(what)
+    if name == "medvit":
+        keep_memory()  # as `medvit train` does
+    side = medvit_side(what) if name == "medvit" else transformers_side(what)
+    while turns.recv():
+        turns.send(step(side, x, y))
+
+
+def compare(what: str, steps: int, batch: int, warm_up: int = 2) -> list[tuple[Seconds, Seconds]]:
+    """Seconds of (medvit, transformers) in every turn after the warm-up."""
+    context, ends = get_context("spawn"), []
+    for name in ("medvit", "transformers"):
+        here, there = context.Pipe()
+        context.Process(target=serve, args=(there, name, what, batch), daemon=True).start()
+        ends.append(here)
+
+    def one(index: int) -> Seconds:
+        ends[index].send(True)
+        return Seconds(*ends[index].recv())
+
     turns = []
     for turn in range(warm_up + steps):
-        seconds = {index: step(sides[index], x, y) for index in ((0, 1) if turn % 2 else (1, 0))}
+        seconds = {index: one(index) for index in ((0, 1) if turn % 2 else (1, 0))}
         turns.append((seconds[0], seconds[1]))
+    for end in ends:
+        end.send(False)
     return turns[warm_up:]
 
 
@@ -145,7 +168,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--batch", type=int, default=16)
     given = parser.parse_args()
-    keep_memory()  # as `medvit train` does; here both sides have it
     precision = "bfloat16 autocast" if fast_bf16() else "float32 (no bfloat16 arithmetic in this CPU)"
     print(
         f"ViT-S/16, 224 px, batch {given.batch}, {precision}, {torch.get_num_threads()} threads, {platform.machine()}"
