@@ -120,7 +120,8 @@ class MAE(nn.Module):
             (B, 1+N - first, p*p*C).
         """
         classed, places = self.decoder_pos_embed[0, :1], self.decoder_pos_embed[0, 1:]  # (1, d), (N, d)
-        keep, hide = order.split([latent.shape[1] - 1, order.shape[1] + 1 - latent.shape[1]], dim=1)
+        visible = latent.shape[1] - 1
+        keep, hide = order[:, :visible], order[:, visible:]
         positions = torch.cat([classed.expand(len(order), 1, -1), F.embedding(keep, places)], dim=1)
         shown, hidden = self.decoder_embed(latent) + positions, self.mask_token[0] + places  # (B, 1+n, d), (N, d)
         *blocks, last = cast(list[Block], list(self.decoder_blocks))
