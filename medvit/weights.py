@@ -56,9 +56,10 @@ def read_file(path: Path) -> dict[str, Any]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f"an object of type {named[1]}" if named else "something that is no tensor or plain value"
+        if named is None:
+            raise MedvitError(f"The weights {path} cannot be read: not a checkpoint, or damaged.") from error
         raise MedvitError(
-            f"The weights {path} hold {what}, which could run code, so they were not opened. "
+            f"The weights {path} hold an object of type {named[1]}, which could run code, so they were not opened. "
             "Ask for the file as safetensors or as a plain state dict."
         ) from error
     except DAMAGE as error:
