@@ -4,6 +4,7 @@ import csv
 import gzip
 import hashlib
 import os
+import re
 import struct
 import zlib
 from collections import defaultdict
@@ -36,6 +37,7 @@ HEADER = {
     "body_part": "BodyPartExamined",
     "view": "ViewPosition",
 }
+UID = re.compile(r"(?=.{1,64}$)[0-9]+(\.[0-9]+)*")  # PS3.5 section 9.1
 # Columns of a table that a case keeps beside its labels.
 FACTS = ("modality", "view", "sex", "age", "site", "device")
 
@@ -132,7 +134,11 @@ def read_header(path: Path) -> Case:
         raise Rejected(
             "no_sop_uid", "Its header holds no SOP Instance UID: empty, truncated or of another transfer syntax."
         )
-    return Case(header["sop_uid"], header["modality"], (path,), header=header)
+    # A UID that is none may hold anything, a name too: it counts for identity, hashed, and is passed on to no table.
+    shown = {
+        name: "" if name.endswith("_uid") and not UID.fullmatch(value) else value for name, value in header.items()
+    }
+    return Case(header["sop_uid"], header["modality"], (path,), header=shown)
 
 
 def scan(inputs: Iterable[Path]) -> Iterator[Found]:

@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.captureWarnings(True)
     for chatty in ("py.warnings", "pydicom"):  # their texts quote values of headers
-        logging.getLogger(chatty).setLevel(logging.CRITICAL)
+        logging.getLogger(chatty).disabled = True  # a level would be reset when pydicom is imported
     try:
         code: int = options.verb(options)
         sys.stdout.flush()

@@ -182,6 +182,16 @@ def test_an_inverted_film_has_the_same_probabilities(answered_mixed):
     assert by_name["good_0.dcm"] != pytest.approx(by_name["good_1.dcm"], abs=1e-4)
 
 
+def test_a_header_value_that_is_no_uid_reaches_neither_table_nor_log(trained, film_writer, tmp_path, capfd):
+    film_writer(tmp_path / "in" / "odd.dcm", 3, StudyInstanceUID=f"{tiny.SECRET}^NAME".encode())
+    assert predict(trained, tmp_path / "in", "-o", tmp_path / "out", "--workers", 0) == 0
+    told = capfd.readouterr()
+    assert tiny.SECRET not in told.out + told.err
+    assert all(
+        tiny.SECRET.encode() not in path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()
+    )
+
+
 def test_every_kind_of_input_is_accounted_for_with_its_reason(mixed, answered_mixed):
     out, done = answered_mixed
     rows = tiny.read_rows(out / "inputs.csv")
