@@ -23,6 +23,7 @@ from medvit.image import Image, Plane
 
 # Tried alone where they can decode: on damaged files others (pylibjpeg for RLE, gdcm for JPEG-LS) end the process.
 PLUGINS = ("pydicom", "pylibjpeg", "pyjpegls")
+MIN_CONTRAST = 1e-6  # of a range of 1; less is rounding
 MAX_PIXELS = 200_000_000  # a 43 cm detector at 0.1 mm has 18 million
 
 Grey = NDArray[np.float64]
@@ -43,7 +44,7 @@ def read_radiograph(path: Path) -> Image:
         Rejected: When the file cannot be decoded or is no single grey-scale frame with contrast.
     """
     image = _read_picture(path) if path.suffix.lower() in PICTURES else _read_dicom(path)
-    if not np.isfinite(image.pixels).all() or image.pixels.min() == image.pixels.max():
+    if not np.isfinite(image.pixels).all() or np.ptp(image.pixels) < MIN_CONTRAST:
         raise Rejected("no_contrast", "Every pixel has the same grey value, or some are not finite.")
     return image
 
