@@ -134,8 +134,8 @@ def predict(options: argparse.Namespace) -> int:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise MedvitError(f"--device {device} cannot be used here: {str(error).splitlines()[0]}.") from error
-    system = workflow.load_system(options.checkpoint)
-    card, _ = weights.read_own(options.checkpoint)
+    card, state = weights.read_own(options.checkpoint)
+    system = workflow.build_system(card, state, options.checkpoint)
     identity = {"name": options.checkpoint.name, "sha256": weights.file_digest(options.checkpoint), **card}
     how = Options(
         write,

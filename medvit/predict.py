@@ -20,12 +20,13 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from medvit import NOTICE, __version__
-from medvit.atomic import locked, whole, write_text
+from medvit.atomic import locked, write_text
 from medvit.case import Case, Found, digest, scan
 from medvit.data.batch import Batch, Sample
 from medvit.errors import MedvitError, Rejected, Skipped, Unanswered
 from medvit.result import Result
 from medvit.tasks.system import System
+from medvit.weights import file_digest
 from medvit.writers import Writer
 from medvit.writers.heat import write_heat
 from medvit.writers.table import findings_of, write_tables
@@ -209,7 +210,7 @@ def _without_conflicts(found: Sequence[Found]) -> list[Found]:
     refused: dict[Path, Unanswered] = {}
     for same in by_uid.values():
         if len(same) > 1:
-            if len({one.source.read_bytes() for one in same}) > 1:
+            if len({file_digest(one.source) for one in same}) > 1:
                 conflict = "Another input has the same SOP Instance UID and other content, so neither can be trusted."
                 refused |= {one.source: Rejected("uid_conflict", conflict) for one in same}
             else:
@@ -291,5 +292,4 @@ def _write_run(
         "seconds": round(time.time() - started, 3),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}},
     }
-    with whole(out / "run.json") as part:
-        part.write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
+    write_text(out / "run.json", json.dumps(run, indent=2) + "\n")

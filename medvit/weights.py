@@ -115,8 +115,7 @@ def fit(module: nn.Module, state: State, source: str, new: Sequence[str] = ()) -
 def mae(state: State, module: nn.Module) -> State:
     """MAE and medical_mae pre-training files -> `MAE`: their encoder keys are flat, ours lie under ``encoder``."""
     own = under("objective.", state)
-    flat = {key: value for key, value in (own or state).items()}
-    return {key if own or key.startswith(DECODER) else f"encoder.{key}": value for key, value in flat.items()}
+    return own or {key if key.startswith(DECODER) else f"encoder.{key}": value for key, value in state.items()}
 
 
 def mae_encoder(state: State, module: nn.Module) -> State:

@@ -17,6 +17,7 @@ from medvit.signatures import Signature, accepts, classes_in, nearest, resolve, 
 
 if TYPE_CHECKING:
     from medvit.tasks.system import System
+    from medvit.weights import State
 
 ALLOWED = ("medvit", "lightning", "torch", "monai")
 KEYS = ("requires", "seed", "system", "data", "trainer")
@@ -283,10 +284,15 @@ def load_system(path: Path | str) -> "System":
     Raises:
         MedvitError: When the file is no checkpoint of ours or its weights do not fit.
     """
-    from medvit.weights import fit, read_own
+    from medvit.weights import read_own
 
-    path = Path(path)
-    card, state = read_own(path)
+    return build_system(*read_own(Path(path)), path)
+
+
+def build_system(card: Mapping[str, Any], state: "State", path: Path | str) -> "System":
+    """The system that a checkpoint's card and tensors describe; ``path`` names it in errors. See `load_system`."""
+    from medvit.weights import fit
+
     name = str(card.get("system"))
     found = None if "." in name else resolve(name, HOMES["system"])  # a checkpoint names no package
     if found is None:

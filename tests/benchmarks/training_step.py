@@ -1,13 +1,13 @@
 """How long one training step takes, beside the same network from transformers.
 
-``python tests/benchmarks/training_step.py [--steps N] [--batch B] [mae|finetune]``
+``python tests/benchmarks/training_step.py [--steps N] [--batch B] [--one-process] [mae|finetune]``
 
 A step is forward, backward, optimiser step and clearing the gradients. Each side runs in a process of its own, as its user
 would run it, one waiting while the other works: the same images, the same sizes, the same autocast, the order of a turn
-alternating. A ratio is transformers / medvit
-of one turn, so above 1 medvit is the faster. Each side gets the optimiser its user would write: `torch.optim.AdamW` with its
-defaults for transformers; decay groups and ``fused=True`` for medvit. What the optimiser adds is visible in the rows
-``network`` (forward and backward alone) and ``optimiser``.
+alternating. A ratio is transformers / medvit of one turn, so above 1 medvit is the faster. With ``--one-process`` both
+share this process and medvit's memory setting, which leaves the difference of the networks alone. Each side gets the
+optimiser its user would write: `torch.optim.AdamW` with its defaults for transformers; decay groups and ``fused=True`` for
+medvit. What the optimiser adds is visible in the rows ``network`` (forward and backward alone) and ``optimiser``.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
@@ -126,12 +126,22 @@ def serve(turns: Connection, name: str, what: str, batch: int) -> None:
     if name == "medvit":
         keep_memory()  # as `medvit train` does
     side = medvit_side(what) if name == "medvit" else transformers_side(what)
-    while turns.recv():
-        turns.send(step(side, x, y))
+    with suppress(EOFError):  # the other end is gone: done
+        while turns.recv():
+            turns.send(step(side, x, y))
 
 
-def compare(what: str, steps: int, batch: int, warm_up: int = 2) -> list[tuple[Seconds, Seconds]]:
-    """Seconds of (medvit, transformers) in every turn after the warm-up."""
+def together(what: str, batch: int) -> Callable[[int], Seconds]:
+    """A step of either side, both in this process and with the memory setting of `medvit train`."""
+    torch.manual_seed(0)
+    x, y = torch.randn(batch, 3, 224, 224), torch.randint(0, 2, (batch, LABELS)).float()
+    keep_memory()
+    sides = medvit_side(what), transformers_side(what)
+    return lambda index: step(sides[index], x, y)
+
+
+def apart(what: str, batch: int) -> Callable[[int], Seconds]:
+    """A step of either side, each in a process of its own that ends with this one."""
     context, ends = get_context("spawn"), []
     for name in ("medvit", "transformers"):
         here, there = context.Pipe()
@@ -139,15 +149,18 @@ def compare(what: str, steps: int, batch: int, warm_up: int = 2) -> list[tuple[S
         ends.append(here)
 
     def one(index: int) -> Seconds:
-        ends[index].send(True)
+        ends[index].send("step")
         return Seconds(*ends[index].recv())
 
+    return one
+
+
+def compare(one: Callable[[int], Seconds], steps: int, warm_up: int = 2) -> list[tuple[Seconds, Seconds]]:
+    """Seconds of (medvit, transformers) in every turn after the warm-up."""
     turns = []
     for turn in range(warm_up + steps):
         seconds = {index: one(index) for index in ((0, 1) if turn % 2 else (1, 0))}
         turns.append((seconds[0], seconds[1]))
-    for end in ends:
-        end.send(False)
     return turns[warm_up:]
 
 
@@ -167,6 +180,7 @@ def main() -> None:
     parser.add_argument("what", nargs="?", choices=("mae", "finetune"), help="both where not given")
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--one-process", action="store_true", help="both sides in this process")
     given = parser.parse_args()
     precision = "bfloat16 autocast" if fast_bf16() else "float32 (no bfloat16 arithmetic in this CPU)"
     print(
@@ -174,7 +188,8 @@ def main() -> None:
     )
     print(f"torch {torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}")
     for what in (given.what,) if given.what else ("mae", "finetune"):
-        report(what, compare(what, given.steps, given.batch))
+        one = together(what, given.batch) if given.one_process else apart(what, given.batch)
+        report(what, compare(one, given.steps))
 
 
 if __name__ == "__main__":
