@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import NamedTuple
 
 import numpy as np
@@ -64,3 +65,21 @@ class Result:
     heatmaps: tuple[Heatmap, ...] = ()
     origin: Mapping[str, str] = field(default_factory=dict)
     read: Callable[[Case], Image] | None = None
+
+
+class Run(NamedTuple):
+    """Who answers: what every written object says of its maker.
+
+    Args:
+        system: Name of the system, such as ``ThoraxMAE``.
+        version: Version of medvit.
+        digest: SHA-256 of the checkpoint, hexadecimal.
+        started: When the run began, UTC; objects of one run carry one time, so that a resumed run repeats their bytes.
+        synthetic_geometry: Whether objects of radiographs may carry an invented plane, for viewers that need one.
+    """
+
+    system: str
+    version: str
+    digest: str
+    started: datetime
+    synthetic_geometry: bool = False

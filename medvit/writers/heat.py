@@ -13,7 +13,7 @@ from medvit import NOTICE
 from medvit.atomic import whole
 from medvit.codes import file_name
 from medvit.image import Plane
-from medvit.result import Finding, Heatmap, Result
+from medvit.result import Finding, Heatmap, Result, Run
 
 FAINT = 0.6  # relevance below this quantile is left transparent
 OPACITY = 0.55
@@ -25,7 +25,7 @@ INFERNO = np.array([
 ], np.float32)  # fmt: skip
 
 
-def write_heat(result: Result, folder: Path) -> list[Path]:
+def write_heat(result: Result, folder: Path, run: Run) -> list[Path]:
     """Write ``heat_<label>.npz`` and ``heat_<label>.png`` of every heat map of a result.
 
     The npz holds ``values`` (h, w) over the model's field of view, ``box`` (top, left, bottom, right of that field in
