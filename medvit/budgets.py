@@ -1,0 +1,27 @@
+"""Every limit on untrusted input, in one place: what is larger, deeper, longer or slower is refused with a reason."""
+
+KIB, MIB, GIB = 2**10, 2**20, 2**30
+
+# One DICOM file.
+FILE_BYTES = 2 * GIB
+INFLATED_BYTES = 512 * MIB  # a data set that was deflated
+ELEMENTS = 200_000
+ITEMS = 50_000  # of all sequences together
+NESTING = 64  # sequences within sequences
+
+# Its pixels.
+FRAME_PIXELS = 200_000_000  # rows times columns of one frame
+FRAMES = 100_000
+DECODED_BYTES = 2 * GIB  # all frames together
+
+# One call of a worker process.
+CPU_S = 20
+WALL_S = 60
+ADDRESS_BYTES = 6 * GIB
+WRITTEN_BYTES = 4 * GIB  # one file written by a worker
+REPLY_BYTES = 3 * GIB  # what a worker may answer: arrays of one case
+
+# One zip.
+ZIP_MEMBERS = 2_000
+ZIP_BYTES = 4 * GIB  # all members together, as counted while they are unpacked
+ZIP_RATIO = 200  # unpacked to packed
