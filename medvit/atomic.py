@@ -1,12 +1,14 @@
-"""Whole files or none: written beside their place, synced, then renamed into it."""
+"""Whole files and folders or none: written beside their place, synced, then renamed into it."""
 
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
-from medvit.errors import MedvitError
+from medvit.errors import Halted, MedvitError
 
 
 @contextmanager
@@ -16,7 +18,7 @@ def whole(path: Path) -> Iterator[Path]:
     A crash at any point leaves the old file or the new one, never a torn one.
 
     Raises:
-        MedvitError: When the disk refuses, for example because it is full.
+        Halted: When the disk refuses, for example because it is full.
     """
     part = path.with_name(f".{path.name}.part")
     try:
@@ -26,9 +28,7 @@ def whole(path: Path) -> Iterator[Path]:
         part.rename(path)
         _sync(path.parent)
     except OSError as error:
-        raise MedvitError(
-            f"{path} cannot be written: {error.strerror or error}. Make room, then use --resume."
-        ) from error
+        raise halted(path, error) from error
     finally:
         with suppress(FileNotFoundError):
             part.unlink()
@@ -36,8 +36,31 @@ def whole(path: Path) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole; characters that UTF-8 cannot hold are escaped."""
-    with whole(path) as part:
-        part.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
+    with whole_text(path) as file:
+        file.write(text)
+
+
+@contextmanager
+def whole_text(path: Path) -> Iterator[TextIO]:
+    """Yield a text file to write line by line that appears whole, see `whole`; what UTF-8 cannot hold is escaped."""
+    with whole(path) as part, part.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        yield file
+
+
+def whole_folder(part: Path, folder: Path) -> None:
+    """Let a finished folder take another's place by one rename, synced; an older one there is removed first.
+
+    Raises:
+        Halted: When the disk refuses.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        _sync(part)
+        part.rename(folder)
+        _sync(folder.parent)
+    except OSError as error:
+        raise halted(folder, error) from error
 
 
 @contextmanager
@@ -58,6 +81,11 @@ def locked(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             raise MedvitError(f"Another run is writing to {folder}. Wait for it, or choose another folder.") from None
         yield
+
+
+def halted(path: Path, error: OSError) -> Halted:
+    """The sentence for a disk that refuses."""
+    return Halted(f"{path} cannot be written: {error.strerror or error}. Make room, then use --resume.")
 
 
 def _sync(path: Path) -> None:

@@ -8,6 +8,10 @@ class MedvitError(Exception):
     """
 
 
+class Halted(MedvitError):
+    """The command is right but cannot go on: the disk is full, a signal came. The command line exits with 1."""
+
+
 class Unanswered(MedvitError):
     """An input that gets no answer, with the reason in one word for tables and the sentence for people.
 

@@ -99,12 +99,17 @@ class Classification(System):
         checkpoint["state_dict"]["thresholds"] = self.thresholds.detach().clone()
 
     def predict_step(self, batch: Batch, index: int = 0) -> list[Result]:
-        """Probabilities of every label, and a heat map for every positive one."""
+        """Probabilities of every label, and a heat map for every positive one if it `explains`."""
         x = self.inputs(batch)
         probability = self(x).sigmoid().cpu()  # (B, K)
         labels = [label._replace(threshold=t) for label, t in zip(self.labels, self.thresholds.tolist(), strict=True)]
         findings = [tuple(map(Finding, labels, row)) for row in probability.tolist()]
-        wanted = [(i, k) for i, found in enumerate(findings) for k, finding in enumerate(found) if finding.positive]
+        wanted = [
+            (i, k)
+            for i, found in enumerate(findings)
+            for k, finding in enumerate(found)
+            if finding.positive and self.explains
+        ]
         heat: list[list[Heatmap]] = [[] for _ in findings]
         for start in range(0, len(wanted), EXPLAIN_CHUNK):
             chunk = wanted[start : start + EXPLAIN_CHUNK]

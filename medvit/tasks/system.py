@@ -1,7 +1,8 @@
 """What every system shares: it reads its kind of case, trains reproducibly and answers with results."""
 
+import copy
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from lightning import LightningModule
@@ -31,6 +32,7 @@ class System(LightningModule):
 
     labels: tuple[Label, ...] = ()
     seed: int = 0
+    explains: bool = True  # whether answers come with heat maps, which cost more than the answer itself
 
     @property
     def identity(self) -> str:
@@ -45,6 +47,13 @@ class System(LightningModule):
     @property
     def _reads(self) -> str:
         return ", ".join(modality or "pictures" for modality in self.modalities)
+
+    def reader(self) -> Self:
+        """This system without networks: it reads cases, in processes that answer nothing."""
+        light = copy.copy(self)
+        for held in ("_modules", "_parameters", "_buffers"):
+            light.__dict__[held] = {}
+        return light
 
     def read(self, case: Case) -> Image:
         """The pixels of a case in source geometry."""
