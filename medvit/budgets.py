@@ -8,11 +8,14 @@ INFLATED_BYTES = 512 * MIB  # a data set that was deflated
 ELEMENTS = 200_000
 ITEMS = 50_000  # of all sequences together
 NESTING = 64  # sequences within sequences
+FRAGMENTS = 200_000  # of compressed pixels
 
 # Its pixels.
 FRAME_PIXELS = 200_000_000  # rows times columns of one frame
 FRAMES = 100_000
 DECODED_BYTES = 2 * GIB  # all frames together
+DECODED_RATIO = 1_000  # decoded to compressed bytes, for what decodes to more than
+RATIO_FREE_BYTES = 64 * MIB
 
 # One call of a worker process.
 CPU_S = 20
