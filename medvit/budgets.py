@@ -20,9 +20,11 @@ RATIO_FREE_BYTES = 64 * MIB
 # One call of a worker process.
 CPU_S = 20
 WALL_S = 60
-ADDRESS_BYTES = 6 * GIB
+ADDRESS_BYTES = 6 * GIB  # beyond what its libraries map before the first call
 WRITTEN_BYTES = 4 * GIB  # one file written by a worker
 REPLY_BYTES = 3 * GIB  # what a worker may answer: arrays of one case
+HEAD_BYTES = 16 * MIB  # and what it may say about them
+LOAD_S = 300  # until a worker has imported what it needs; it has seen no input by then
 
 # One zip.
 ZIP_MEMBERS = 2_000
