@@ -8,6 +8,7 @@ import math
 import os
 import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 import pydicom
 from pydicom import Dataset
@@ -15,9 +16,11 @@ from pydicom.multival import MultiValue
 
 from medvit.case import DAMAGE
 from medvit.errors import Rejected
-from medvit.readers.survey import begins, regular_file, survey_file
+from medvit.readers.elements import WINDOW
+from medvit.readers.survey import Survey, begins, regular_file, survey_file
 
 SOP_CLASS, SOP_INSTANCE = 0x00080016, 0x00080018
+SEQUENCE_DELIMITER = b"\xfe\xff\xdd\xe0\0\0\0\0"
 CODE_LENGTH = 64  # of a coded string; PS3.5 allows 16
 
 
@@ -38,18 +41,26 @@ def open_dicom(path: Path) -> Dataset:
         if not any(found.values.get(tag, b"").strip(b"\0 ") for tag in (SOP_CLASS, SOP_INSTANCE)):
             raise Rejected("no_sop_uid", "Its header names neither SOP class nor instance: empty or damaged.")
         with os.fdopen(os.dup(descriptor), "rb") as file:
-            file.seek(0)
-            whole = begins(file.read(132)) != 0
-            file.seek(0)
-            source = file if whole else io.BytesIO(bytes(128) + b"DICM" + file.read())
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # they repeat header values
-                    return pydicom.dcmread(source)
+                    return pydicom.dcmread(_mended(file, found))
             except MemoryError:
                 raise
             except DAMAGE as error:
                 raise Rejected("unreadable", f"It cannot be read as DICOM ({type(error).__name__}).") from error
+
+
+def _mended(file: BinaryIO, found: Survey) -> BinaryIO:
+    """The file, or a copy of it with what pydicom needs and the survey could do without: a preamble, an end delimiter."""
+    file.seek(0)
+    preamble = b"" if begins(file.read(WINDOW)) else bytes(128) + b"DICM"
+    file.seek(0)
+    pixels = found.pixels
+    if pixels and not pixels.closed:
+        whole = file.read(pixels.start + sum(pixels.fragments) + 8 * len(pixels.fragments))
+        return io.BytesIO(preamble + whole + SEQUENCE_DELIMITER)
+    return io.BytesIO(preamble + file.read()) if preamble else file
 
 
 def integer(dataset: Dataset, keyword: str, low: int, high: int, default: int | None = None) -> int:
