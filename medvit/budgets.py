@@ -30,3 +30,11 @@ LOAD_S = 300  # until a worker has imported what it needs; it has seen no input 
 ZIP_MEMBERS = 2_000
 ZIP_BYTES = 4 * GIB  # all members together, as counted while they are unpacked
 ZIP_RATIO = 200  # unpacked to packed
+
+# One answer of an archive.
+ANSWER_BYTES = 32 * MIB  # of a query; an object may have FILE_BYTES
+MATCHES = 1_000_000  # of one query, all pages together
+CONNECT_S = 10
+SILENCE_S = 30  # nothing comes
+ANSWER_S = 60  # until it has come, and
+SLOWEST_BYTES_S = 100_000  # a second more for every so many bytes
