@@ -6,6 +6,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet -c constraints.txt
 
+# what tests/parity/check.py can build, by the beginnings of the golden files' names
+PARITY := mae_ thorax_ dino_ ibot_ self_vit_mil dsmil_ gated_abmil
+
 .PHONY: demo test check bench clean
 
 $(VENV)/core: pyproject.toml constraints.txt
@@ -31,7 +34,7 @@ check: $(VENV)/all
 	$(BIN)/lint-imports
 
 test: check
-	$(BIN)/python tests/parity/check.py $(wildcard ../shared/golden/mae_*.safetensors ../shared/golden/thorax_*.safetensors)
+	$(BIN)/python tests/parity/check.py $(foreach kind,$(PARITY),$(wildcard ../shared/golden/$(kind)*.safetensors))
 	$(BIN)/pytest
 
 bench: $(VENV)/all

@@ -1,13 +1,17 @@
 """Optimisers and schedules of the published recipes."""
 
-import math
+from collections.abc import Iterable
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from medvit.nets.objective import cosine
 from medvit.nets.vit import ViT
+
+CLIP_EPS = 1e-6  # added to a gradient's norm before it divides
 
 
 def scaled_lr(base_lr: float, batch: int) -> float:
@@ -58,7 +62,25 @@ def warmup_cosine(optimizer: Optimizer, steps: int, warmup_steps: int, floor: fl
     def share(step: int) -> float:
         if step < warmup_steps:
             return step / warmup_steps
-        done = min((step - warmup_steps) / max(steps - warmup_steps, 1), 1.0)
-        return floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2
+        return cosine(1.0, floor, (step - warmup_steps) / max(steps - warmup_steps, 1))
 
     return LambdaLR(optimizer, share)
+
+
+def decay_by(optimizer: Optimizer, weight_decay: float) -> None:
+    """Give every group that decays another weight decay, as schedules of it do."""
+    for group in optimizer.param_groups:
+        if group["weight_decay"]:
+            group["weight_decay"] = weight_decay
+
+
+@torch.no_grad()
+def clip_each(parameters: Iterable[Tensor], limit: float) -> None:
+    """Shorten every parameter's own gradient to a norm of at most ``limit``, as the DINO release does.
+
+    A common clip by the norm of all gradients (Lightning's) would shorten all by the largest one's measure.
+    """
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if gradients:
+        norms = torch._foreach_norm(gradients)
+        torch._foreach_mul_(gradients, [(limit / (norm + CLIP_EPS)).clamp(max=1.0) for norm in norms])

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from medvit.atomic import whole
 from medvit.errors import MedvitError
-from medvit.nets.vit import ViT, resample_positions
+from medvit.nets.vit import STRETCH, ViT, resample_positions
 
 State = dict[str, Tensor]
 Adapter = Callable[[State, nn.Module], State]
@@ -34,7 +34,20 @@ DAMAGE = (
 )  # fmt: skip
 # Where published files keep their weights, most specific first.
 CONTAINERS = ("model", "state_dict")
+PARTS = ("student", "teacher", "dino_loss", "ibot_loss")  # of one training, side by side in DINO and iBOT files
 DECODER = ("mask_token", "decoder_")
+# Where a backbone lies, most wanted first.
+BACKBONES = (
+    "objective.teacher.backbone.", "teacher.backbone.", "student.backbone.", "teacher.", "student.", "backbone.", "encoder.",
+)  # fmt: skip
+MASK_TOKEN = "masked_embed"  # of iBOT's student, in its backbone
+CENTRES = {"center": "centre", "center2": "patch_centre"}
+# torch's newer names of a weight-normalised layer
+RENAMED = {
+    f"head.{layer}.parametrizations.weight.original{number}": f"head.{layer}.weight_{letter}"
+    for layer in ("last_layer", "last_layer2")
+    for number, letter in enumerate("gv")
+}
 
 
 def read_file(path: Path) -> dict[str, Any]:
@@ -70,8 +83,15 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def read_state(path: Path) -> State:
-    """The named tensors of a checkpoint, unpacked from the container that published files put around them."""
+    """The named tensors of a checkpoint, unpacked from the container that published files put around them.
+
+    Of a DINO or iBOT training every part's tensors come, under ``student.``, ``teacher.`` and ``dino_loss.`` or
+    ``ibot_loss.``.
+    """
     content = read_file(path)
+    parts = [part for part in PARTS if isinstance(content.get(part), Mapping)]
+    if parts:
+        content = {f"{part}.{name.removeprefix('module.')}": v for part in parts for name, v in content[part].items()}
     for name in CONTAINERS:
         if isinstance(content.get(name), Mapping):
             content = dict(content[name])
@@ -88,7 +108,8 @@ def load(module: nn.Module, path: Path, adapt: Adapter, new: Sequence[str] = ())
     Args:
         module: Receives the weights; nothing is changed when they do not fit.
         path: The file, see `read_file`.
-        adapt: Turns the file's names into the module's: `mae`, `mae_encoder` or `vit_classifier`.
+        adapt: Turns the file's names into the module's: `mae`, `mae_encoder`, `vit_classifier`, `dino`, `dino_backbone`,
+            `dino_head` or `bag_network`.
         new: Prefixes of the module's keys that keep their fresh initialisation, such as a new head.
 
     Raises:
@@ -135,20 +156,72 @@ def vit_classifier(state: State, module: nn.Module) -> State:
     return resampled(under("net.", state) or state, module)
 
 
+def dino(state: State, module: nn.Module) -> State:
+    """DINO and iBOT training files, theirs or ours -> a `DINO` or `IBOT`.
+
+    Of a file with one network only, student and teacher both start as it. The centre is the file's, or starts at zero.
+    """
+    own = under("objective.", state)
+    if own:
+        return own
+    one = {key: value for key, value in state.items() if key.startswith(("backbone.", "head."))}
+    student = under("student.", state) or one or under("teacher.", state)
+    teacher = under("teacher.", state) or student
+    loss = under("dino_loss.", state) or under("ibot_loss.", state)
+    fresh = {key: torch.zeros_like(value) for key, value in module.state_dict().items() if key in CENTRES.values()}
+    return (
+        fresh
+        | {CENTRES.get(key, key): value for key, value in loss.items()}
+        | {f"student.{key}": value for key, value in branch(student).items()}
+        | {f"teacher.{key}": value for key, value in branch(teacher).items()}
+        | {key: value for key, value in under("backbone.", student).items() if key == MASK_TOKEN}
+    )
+
+
+def branch(state: State) -> State:
+    """A student or teacher under our names: without the mask token, and without names for tensors that stand twice."""
+    state = {RENAMED.get(key, key): value for key, value in state.items() if key != f"backbone.{MASK_TOKEN}"}
+    first, second = (under(f"head.{layer}.", state) for layer in ("last_layer", "last_layer2"))
+    shared = first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+    return {key: value for key, value in state.items() if not (shared and key.startswith("head.last_layer2."))}
+
+
+def dino_backbone(state: State, module: nn.Module) -> State:
+    """DINO, iBOT, Self-ViT-MIL and CytoFM files, or our pre-training -> a `ViT` without a head.
+
+    The teacher's backbone where there are two, flat files as they are. Positions of another image size are resampled as
+    DINO does for such images.
+    """
+    found = next(filter(None, (under(prefix, state) for prefix in BACKBONES)), state)
+    return resampled({key: value for key, value in found.items() if key != MASK_TOKEN}, module, STRETCH)
+
+
+def dino_head(state: State, module: nn.Module) -> State:
+    """The projection head of DINO files, the teacher's where there are two -> a `medvit.nets.dino.Head`."""
+    prefixes = ("objective.teacher.head.", "teacher.head.", "student.head.", "head.")
+    found = next(filter(None, (under(prefix, state) for prefix in prefixes)), state)
+    return under("head.", branch({f"head.{key}": value for key, value in found.items()}))
+
+
+def bag_network(state: State, module: nn.Module) -> State:
+    """DSMIL, Self-ViT-MIL and ABMIL files, or our systems' checkpoints -> a network of `medvit.nets.mil`."""
+    return under("net.", state) or state
+
+
 def under(prefix: str, state: State) -> State:
     """The part of a state whose keys begin with a prefix, without it."""
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 
-def resampled(state: State, module: nn.Module) -> State:
-    """The state with positions resampled to a `ViT`'s own square grid where the file's differs."""
+def resampled(state: State, module: nn.Module, stretch: float = 0.0) -> State:
+    """The state with positions resampled to a `ViT`'s own square grid where the file's differs, see `resample_positions`."""
     positions = state.get("pos_embed")
     if not isinstance(module, ViT) or positions is None or positions.shape == module.pos_embed.shape:
         return state
     side = round((positions.shape[1] - 1) ** 0.5)
     if side * side != positions.shape[1] - 1 or positions.shape[2] != module.width:
         return state  # another width: `fit` names it
-    return {**state, "pos_embed": resample_positions(positions, (side, side), module.grid)}
+    return {**state, "pos_embed": resample_positions(positions, (side, side), module.grid, stretch)}
 
 
 def file_digest(path: Path) -> str:

@@ -11,12 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medvit.nets.objective import Objective
 from medvit.nets.vit import NORM_EPS, Block, ViT, cut_patches, initialise, sincos_positions
 
 PIXEL_EPS = 1e-6  # added to a patch's variance when targets are normalised
 
 
-class MAE(nn.Module):
+class MAE(Objective):
     """Masked autoencoder around an encoder with fixed positions.
 
     Args:
@@ -146,9 +147,6 @@ class MAE(nn.Module):
             variance, mean = torch.var_mean(target, dim=-1, keepdim=True)  # unbiased
             return (target - mean) / (variance + PIXEL_EPS).sqrt()
         return target
-
-    def after_step(self, progress: float) -> None:
-        """Nothing to do after an optimiser step; objectives with a teacher move it here."""
 
 
 def take(rows: Tensor, index: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from medvit.nets.attention import Attention
 
 NORM_EPS = 1e-6  # of every LayerNorm; torch's own default is 1e-5
+STRETCH = 0.1  # tokens added to the new grid where the DINO release resamples positions
 
 Grid = tuple[int, int]
 
@@ -42,13 +43,25 @@ def sincos_positions(width: int, grid: Grid) -> Tensor:
     return torch.cat([torch.zeros(1, width), table])[None]  # (1, 1+N, D)
 
 
-def resample_positions(positions: Tensor, old: Grid, new: Grid) -> Tensor:
-    """Positions (1, 1+N, D) of another grid: bicubic over the grid, the class token kept."""
+def resample_positions(positions: Tensor, old: Grid, new: Grid, stretch: float = 0.0) -> Tensor:
+    """Positions (1, 1+N, D) of another grid: bicubic over the grid, the class token kept.
+
+    Args:
+        positions: Of a grid ``old``.
+        old: Its rows and columns.
+        new: Rows and columns wanted.
+        stretch: Added to the new rows and columns where the scale is computed: 0 as MAE resamples when it loads weights,
+            `STRETCH` as DINO resamples for every image of another size. The two differ by some thousandths.
+    """
     if old == new:
         return positions
     first, table = positions[:, :1], positions[:, 1:]
     plane = table.reshape(1, *old, -1).permute(0, 3, 1, 2)  # (1, D, rows, columns)
-    plane = F.interpolate(plane, size=new, mode="bicubic", align_corners=False)
+    if stretch:
+        scale = [(n + stretch) / o for n, o in zip(new, old, strict=True)]
+        plane = F.interpolate(plane, scale_factor=scale, mode="bicubic", align_corners=False)
+    else:
+        plane = F.interpolate(plane, size=new, mode="bicubic", align_corners=False)
     return torch.cat([first, plane.flatten(2).transpose(1, 2)], dim=1)
 
 
@@ -177,9 +190,13 @@ class ViT(nn.Module):
         p: Tensor = self.patch_embed(cut_patches(x, self.patch))
         return p
 
+    def grid_of(self, x: Tensor) -> Grid:
+        """Rows and columns of patches of images (B, C, H, W)."""
+        return x.shape[-2] // self.patch, x.shape[-1] // self.patch
+
     def place(self, p: Tensor, grid: Grid) -> Tensor:
         """Add positions and put the class token in front: (B, N, D) -> (B, 1+N, D)."""
-        positions = resample_positions(self.pos_embed, self.grid, grid)
+        positions = resample_positions(self.pos_embed, self.grid, grid, STRETCH)
         first = (self.cls_token + positions[:, :1]).expand(p.shape[0], -1, -1)
         return torch.cat([first.to(p.dtype), p + positions[:, 1:]], dim=1)
 
@@ -201,11 +218,22 @@ class ViT(nn.Module):
                 outputs.append(t if self.pool == "mean" else self.norm(t))
         return outputs
 
+    def tokens(self, x: Tensor, last: int = 1, trace: list[Tensor] | None = None) -> list[Tensor]:
+        """What `encode` gives for images (B, C, H, W): the last blocks' tokens (B, 1+N, D)."""
+        return self.encode(self.place(self.patches(x), self.grid_of(x)), last, trace)
+
     def features(self, x: Tensor, trace: list[Tensor] | None = None) -> Tensor:
         """Pooled and normed features of images: (B, C, H, W) -> (B, D)."""
-        grid = (x.shape[-2] // self.patch, x.shape[-1] // self.patch)
-        tokens = self.encode(self.place(self.patches(x), grid), trace=trace)[-1]  # (B, 1+N, D)
+        tokens = self.tokens(x, trace=trace)[-1]  # (B, 1+N, D)
         return self.fc_norm(tokens[:, 1:].mean(dim=1)) if self.pool == "mean" else tokens[:, 0]
+
+    def embedding(self, x: Tensor, last: int = 4) -> Tensor:
+        """Class tokens of the last blocks, then the mean patch token of the deepest: (B, C, H, W) -> (B, (last + 1) * D).
+
+        Source: Caron et al. 2021 (arXiv:2104.14294), linear evaluation; Self-ViT-MIL describes tiles by it, with 5 * D.
+        """
+        tokens = self.tokens(x, last)
+        return torch.cat([*(t[:, 0] for t in tokens), tokens[-1][:, 1:].mean(dim=1)], dim=-1)
 
     def forward(self, x: Tensor, trace: list[Tensor] | None = None) -> Tensor:
         """Logits (B, classes) of images (B, C, H, W), or their features (B, D) where there is no head."""

@@ -19,7 +19,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from medvit import weights
+from medvit.nets.dino import Head, move_centre, soften, view_loss
+from medvit.nets.ibot import IBOT, hidden_loss
 from medvit.nets.mae import MAE
+from medvit.nets.mil import ABMIL, DSMIL, BagAnswer
 from medvit.nets.vit import ViT, cut_patches, sincos_positions
 
 TOLERANCE = 1e-4
@@ -83,9 +86,117 @@ def vit_classifier(config: Mapping[str, Any], state: Tensors, given: Tensors) ->
     return {"features": net.features(given["images"]), "logits": net(given["images"])}
 
 
+def head_sizes(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "hidden": config["hidden_dim"],
+        "bottleneck": config["bottleneck_dim"],
+        "layers": config.get("nlayers", 3),
+        "fixed_length": config.get("norm_last_layer", True),
+    }
+
+
+def dino_vit(config: Mapping[str, Any], state: Tensors, given: Tensors) -> Tensors:
+    net = ViT(**vit_sizes(config))
+    through_adapter(net, state, weights.dino_backbone)
+    images, other = given["images"], given["images_other_size"]
+    return {
+        "features": net(images),
+        "features_other_size": net(other),
+        "intermediate_last2": torch.stack(net.tokens(images, last=2)),
+        "last_attention": net.attention(images)[-1],
+        "last_attention_other_size": net.attention(other)[-1],
+    }
+
+
+def dino_head(config: Mapping[str, Any], state: Tensors, given: Tensors) -> Tensors:
+    head = Head(config["in_dim"], config["out_dim"], **head_sizes(config))
+    through_adapter(head, state, weights.dino_head)
+    return {"logits": head(given["x"])}
+
+
+def dino_loss(config: Mapping[str, Any], state: Tensors, given: Tensors) -> Tensors:
+    centre = given["center"]
+    student = given["student"].unflatten(0, (config["ncrops"], -1))
+    teacher = given["teacher"].unflatten(0, (config["global_crops"], -1))
+    targets = soften(teacher, centre, config["teacher_temp"])
+    moved = centre.clone()
+    move_centre(moved, teacher.mean(dim=(0, 1)), config["center_momentum"])
+    return {"loss": view_loss(student, targets, config["student_temp"]), "center_after": moved}
+
+
+def ibot_network(config: Mapping[str, Any], state: Tensors, given: Tensors) -> Tensors:
+    patch_out = None if config["shared_head"] else config["patch_out_dim"]
+    head = Head(config["embed_dim"], config["out_dim"], patch_out=patch_out, **head_sizes(config))
+    net = IBOT(ViT(**vit_sizes(config)), head)
+    through_adapter(net, state, weights.dino)
+    masked = net.tokens(given["images"], given["mask"].flatten(1))
+    head = net.student.head
+    return {
+        "cls_logits": head(masked[:, 0]),
+        "patch_logits": head.of_patches(head.directions(masked[:, 1:])),
+        "tokens": net.encoder.tokens(given["images"])[-1],
+        "tokens_masked": masked,
+    }
+
+
+def ibot_loss(config: Mapping[str, Any], state: Tensors, given: Tensors) -> Tensors:
+    batch, mask = config["batch"], given["mask"].flatten(0, 1).flatten(1)  # (G*B, N)
+    teacher, patches = given["teacher_cls"].unflatten(0, (-1, batch)), given["teacher_patch"]
+    student = torch.cat([given["student_cls_global"], given["student_cls_local"]]).unflatten(0, (-1, batch))
+    centre, patch_centre = given["center_cls"].clone(), given["center_patch"].clone()
+    temperature = config["student_temp"]
+    targets = soften(teacher, centre, config["teacher_temp"])
+    patch_targets = soften(patches, patch_centre, config["teacher_patch_temp"])[mask]
+    of_classes = config["lambda1"] * view_loss(student, targets, temperature)
+    of_patches = config["lambda2"] * hidden_loss(given["student_patch"][mask], patch_targets, mask, temperature)
+    move_centre(centre, teacher.mean(dim=(0, 1)), config["center_momentum"])
+    move_centre(patch_centre, patches.mean(dim=(0, 1)), config["center_momentum_patch"])
+    return {
+        "loss": of_classes + of_patches,
+        "loss_cls": of_classes,
+        "loss_patch": of_patches,
+        "center_cls_after": centre,
+        "center_patch_after": patch_centre,
+    }
+
+
+def of_one_bag(answer: BagAnswer) -> Tensors:
+    """An answer for a batch of one bag, as the releases give it."""
+    told = {"attention": answer.attention[0], "bag_embedding": answer.embedding, "bag_logits": answer.logits}
+    return told if answer.instances is None else told | {"instance_logits": answer.instances[0]}
+
+
+def dsmil_self_vit(config: Mapping[str, Any], state: Tensors, given: Tensors) -> Tensors:
+    net = DSMIL(config["input_size"], config["num_classes"], query="linear", value="linear")
+    through_adapter(net, state, weights.bag_network)
+    return of_one_bag(net(given["bag"][None]))
+
+
+def dsmil(config: Mapping[str, Any], state: Tensors, given: Tensors) -> Tensors:
+    query = "mlp" if config["nonlinear"] else "linear"
+    value = "relu" if config["passing_v"] else "identity"
+    net = DSMIL(config["input_size"], config["num_classes"], query=query, value=value)
+    through_adapter(net, state, weights.bag_network)
+    return of_one_bag(net(given["bag"][None]))
+
+
+def gated_abmil(config: Mapping[str, Any], state: Tensors, given: Tensors) -> Tensors:
+    net = ABMIL(config["input_size"], config["num_classes"], hidden=config["attention_dim"])
+    through_adapter(net, state, weights.bag_network)
+    return of_one_bag(net(given["bag"][None]))
+
+
 KINDS: dict[str, Callable[[Mapping[str, Any], Tensors, Tensors], Tensors]] = {
     "mae_pretrain": mae_pretrain,
     "vit_classifier": vit_classifier,
+    "dino_vit": dino_vit,
+    "dino_head": dino_head,
+    "dino_loss": dino_loss,
+    "ibot_network": ibot_network,
+    "ibot_loss": ibot_loss,
+    "dsmil_self_vit": dsmil_self_vit,
+    "dsmil": dsmil,
+    "gated_abmil": gated_abmil,
 }
 
 
@@ -108,7 +219,10 @@ def errors(path: Path) -> dict[str, float]:
     lacking = parts["output"].keys() - computed.keys()
     if lacking:
         raise KeyError(f"{path}: nothing computes {sorted(lacking)}")
-    wanted = {name: parts["output"].get(name, torch.zeros(())) for name in computed}
+    wanted = {name: parts["output"].get(name, torch.zeros_like(value)) for name, value in computed.items()}
+    for name, value in computed.items():
+        if value.shape != wanted[name].shape:
+            raise ValueError(f"{path}: {name} is {tuple(value.shape)}, not {tuple(wanted[name].shape)}")
     return {name: (computed[name].double() - wanted[name].double()).abs().max().item() for name in computed}
 
 
