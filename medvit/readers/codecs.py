@@ -80,15 +80,17 @@ def _unpack_rle(frame: bytes, stream: Stream) -> Values:
 
 def _unpack_bits(data: bytes, size: int) -> bytearray:
     """One RLE segment. Source: PS3.5 G.3.1."""
-    out, at = bytearray(), 0
-    while len(out) < size and at < len(data):
+    out, at, end = bytearray(), 0, len(data)
+    while at < end and len(out) < size:
         head = data[at]
-        if head < 128:
-            out += data[at + 1 : at + 2 + head]
-            at += 2 + head
+        if head < 128:  # so many bytes and one more
+            start, at = at + 1, at + 2 + head
+            out += data[start:at]
+        elif head > 128:  # a byte so often
+            out += data[at + 1 : at + 2] * (257 - head)
+            at += 2
         else:
-            out += data[at + 1 : at + 2] * (257 - head if head > 128 else 0)
-            at += 2 if head > 128 else 1
+            at += 1
     if len(out) < size:
         raise Rejected("truncated", f"An RLE segment of it holds {len(out)} bytes of {size}.")
     return out[:size]

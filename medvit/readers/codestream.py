@@ -79,8 +79,8 @@ def _fragments(data: bytes) -> tuple[list[int], list[memoryview]]:
         if at + 8 + length > len(view):
             raise Rejected("truncated", "Its last compressed fragment breaks off.")
         items.append(view[at + 8 : at + 8 + length])
-        if len(items) > budgets.ITEMS:
-            raise Rejected("frames", f"It holds more than {budgets.ITEMS} compressed fragments.")
+        if len(items) > budgets.FRAGMENTS:
+            raise Rejected("frames", f"It holds more than {budgets.FRAGMENTS} compressed fragments.")
         at += 8 + length
     if not items:
         raise Rejected("transfer_syntax", "Its pixels are not encapsulated as its transfer syntax demands.")

@@ -22,6 +22,7 @@ from medvit.case import DAMAGE
 from medvit.errors import Rejected, Unanswered
 from medvit.readers.codecs import CODECS, JPEG_2000, JPEG_LS, Codec, Values
 from medvit.readers.codestream import Stream, frames_of
+from medvit.readers.dicom import code, integer
 
 NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian)
 KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
@@ -64,11 +65,12 @@ class Form(NamedTuple):
         return np.dtype(np.uint8 if self.allocated == 1 else f"<{'i' if self.signed else 'u'}{self.allocated // 8}")
 
 
-def decode(dataset: Dataset) -> Values:
+def decode(dataset: Dataset, form: Form | None = None) -> Values:
     """Stored values as they are in the file: no colour conversion, no look-up, possibly read-only.
 
     Args:
-        dataset: A data set with its file meta information and pixel data.
+        dataset: See `medvit.readers.dicom.open_dicom`.
+        form: What `read_form` says of it, when that is known already.
 
     Returns:
         (rows, columns), with frames before them where there is more than one and samples behind them likewise;
@@ -79,9 +81,10 @@ def decode(dataset: Dataset) -> Values:
             which there is no decoder.
     """
     try:
-        form = read_form(dataset)
-        native = form.syntax in NATIVE
-        return _native(dataset, form) if native else _compressed(dataset, form, CODECS[form.syntax])
+        form = form or read_form(dataset)
+        if form.syntax in NATIVE:
+            return _native(dataset, form)
+        return _compressed(dataset, form, CODECS[form.syntax])
     except (Unanswered, MemoryError):
         raise
     except DAMAGE as error:
@@ -102,22 +105,28 @@ def read_form(dataset: Dataset) -> Form:
         Rejected: See `decode`.
     """
     syntax = _syntax(dataset)
-    held = [keyword for keyword in KEYWORDS if keyword in dataset]
+    held = [keyword for keyword in KEYWORDS if keyword in dataset and dataset[keyword].value]
     if len(held) != 1:
         raise Rejected("no_pixels", "It holds no pixel data." if not held else "It holds pixel data of several kinds.")
-    whole = held[0] == "PixelData"
-    allocated = _number(dataset, "BitsAllocated")
+    allocated = integer(dataset, "BitsAllocated", 1, 64)
     form = Form(
-        syntax, held[0], _number(dataset, "Rows"), _number(dataset, "Columns"), _number(dataset, "SamplesPerPixel", 1),
-        _frames(dataset), allocated, _number(dataset, "BitsStored", allocated),
-        whole and bool(_number(dataset, "PixelRepresentation")), str(dataset.get("PhotometricInterpretation", "")),
-    )  # fmt: skip
+        syntax=syntax,
+        keyword=held[0],
+        rows=integer(dataset, "Rows", 0, 65535),
+        columns=integer(dataset, "Columns", 0, 65535),
+        samples=integer(dataset, "SamplesPerPixel", 1, 4, default=1),
+        frames=_frames(dataset),
+        allocated=allocated,
+        stored=integer(dataset, "BitsStored", 1, 64, default=allocated),
+        signed=held[0] == "PixelData" and integer(dataset, "PixelRepresentation", 0, 1) == 1,
+        photometric=code(dataset, "PhotometricInterpretation"),
+    )
     pixels = form.rows * form.columns
     if not 0 < pixels <= budgets.FRAME_PIXELS:
         raise Rejected("pixel_budget", f"Its header declares {form.rows} x {form.columns} pixels.")
-    if form.allocated not in (1, 8, 16, 32, 64) or not 0 < form.stored <= form.allocated:
+    if form.allocated not in (1, 8, 16, 32, 64) or form.stored > form.allocated:
         raise Rejected("bits", f"Its header declares {form.stored} bits in {form.allocated} bits a value.")
-    if form.samples not in (1, 3, 4) or (form.samples > 1) == (form.photometric in (*GREY, "PALETTE COLOR")):
+    if form.samples == 2 or (form.samples > 1 and form.photometric in (*GREY, "PALETTE COLOR")):
         raise Rejected("undecodable", f"Its header declares {form.samples} samples a pixel of its colour space.")
     if form.frames * form.values * max(form.allocated // 8, 1) > budgets.DECODED_BYTES:
         raise Rejected("pixel_budget", f"Its header declares {form.frames} frames of {form.rows} x {form.columns}.")
@@ -131,26 +140,12 @@ def _syntax(dataset: Dataset) -> UID:
     return syntax
 
 
-def _number(dataset: Dataset, keyword: str, default: int | None = None) -> int:
-    """A whole number of the header; of several values none is picked."""
-    value = dataset.get(keyword)
-    if value in (None, "") and default is not None:
-        return default
-    if not isinstance(value, int):
-        raise Rejected("undecodable", f"Its element {keyword} is missing or no whole number.")
-    return int(value)
-
-
 def _frames(dataset: Dataset) -> int:
     """Number of Frames, 1 where the header does not say."""
     try:
-        value = dataset.get("NumberOfFrames")
-        frames = 1 if value is None or value == "" else int(value)
-    except (TypeError, ValueError):
-        frames = 0
-    if not 0 < frames <= budgets.FRAMES:
-        raise Rejected("frames", f"Its Number of Frames is no number from 1 to {budgets.FRAMES}.")
-    return frames
+        return integer(dataset, "NumberOfFrames", 1, budgets.FRAMES, default=1)
+    except Rejected:
+        raise Rejected("frames", f"Its NumberOfFrames is no number from 1 to {budgets.FRAMES}.") from None
 
 
 def _native(dataset: Dataset, form: Form) -> Values:

@@ -8,23 +8,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 from PIL import ImageOps
 from pydicom import Dataset
-from pydicom.pixels.decoders.base import get_decoder
-from pydicom.pixels.utils import pixel_array
-from pydicom.uid import JPEGBaseline8Bit
 
 from medvit.case import DAMAGE, PICTURES
-from medvit.errors import Rejected
+from medvit.errors import Rejected, Unanswered
 from medvit.image import Image, Plane
+from medvit.readers.dicom import code, decimals, integer, open_dicom
+from medvit.readers.pixels import GREY, decode, read_form
 
-# Tried alone where they can decode: on damaged files others (pylibjpeg for RLE, gdcm for JPEG-LS) end the process.
-PLUGINS = ("pydicom", "pylibjpeg", "pyjpegls")
 MIN_CONTRAST = 1e-6  # of a range of 1; less is rounding
-MAX_PIXELS = 200_000_000  # a 43 cm detector at 0.1 mm has 18 million
+BLOCK = 2**17  # pixels looked up at a time, so that their indices stay in the processor's cache
+MAX_SLOPE = 1e6
+NOT_PADDED = -(2**31)  # a padding value that no film of 16 bits holds
 
 Grey = NDArray[np.float64]
 Step = Callable[[Grey], Grey]
@@ -43,10 +41,7 @@ def read_radiograph(path: Path) -> Image:
     Raises:
         Rejected: When the file cannot be decoded or is no single grey-scale frame with contrast.
     """
-    image = _read_picture(path) if path.suffix.lower() in PICTURES else _read_dicom(path)
-    if not np.isfinite(image.pixels).all() or np.ptp(image.pixels) < MIN_CONTRAST:
-        raise Rejected("no_contrast", "Every pixel has the same grey value, or some are not finite.")
-    return image
+    return _read_picture(path) if path.suffix.lower() in PICTURES else _read_dicom(path)
 
 
 def _read_picture(path: Path) -> Image:
@@ -56,8 +51,11 @@ def _read_picture(path: Path) -> Image:
             depth = 65535 if picture.mode.startswith("I") else 255
             grey = picture if depth == 65535 else picture.convert("L")
             pixels = np.asarray(grey, np.float32)[None] / np.float32(depth)  # (1, H, W)
+    except MemoryError:
+        raise
     except (Pillow.DecompressionBombError, *DAMAGE) as error:
         raise Rejected("undecodable", f"The picture cannot be decoded ({type(error).__name__}).") from error
+    _check_contrast(pixels)
     origin = {
         "voi": f"full range of the file, 0 to {depth}",
         "photometric": picture.mode,
@@ -68,105 +66,120 @@ def _read_picture(path: Path) -> Image:
 
 def _read_dicom(path: Path) -> Image:
     try:
-        dataset = pydicom.dcmread(path)
-        stored = _decode(dataset)
-        pixels, origin = _display(dataset, stored)
+        dataset = open_dicom(path)
+        pixels, origin = _display(dataset, _stored(dataset))
         spacing, source = _spacing(dataset)
+    except (Unanswered, MemoryError):
+        raise
     except DAMAGE as error:
         raise Rejected("undecodable", f"The pixels cannot be decoded ({type(error).__name__}).") from error
     return Image(pixels[None], spacing, {**origin, "spacing": source})
 
 
-def _decode(dataset: Dataset) -> NDArray[np.integer]:
+def _stored(dataset: Dataset) -> NDArray[np.integer]:
     """Stored values (H, W) of a single grey-scale frame."""
-    syntax = dataset.file_meta.TransferSyntaxUID
-    photometric = dataset.get("PhotometricInterpretation")
-    if "PixelData" not in dataset:
-        raise Rejected("no_pixels", "It holds no pixel data.")
-    if int(dataset.get("NumberOfFrames") or 1) != 1:
-        raise Rejected("frames", f"It holds {dataset.NumberOfFrames} frames; a film has one.")
-    if photometric not in ("MONOCHROME1", "MONOCHROME2"):
-        raise Rejected("photometric", f"Its photometric interpretation is {photometric!r}, not grey-scale.")
-    if int(dataset.BitsAllocated) > 16:
-        raise Rejected("bits", f"It holds {dataset.BitsAllocated} bits a pixel; a film has 8 to 16.")
-    pixels = int(dataset.Rows) * int(dataset.Columns)
-    if not 0 < pixels <= MAX_PIXELS:
-        raise Rejected("pixel_budget", f"Its header declares {dataset.Rows} x {dataset.Columns} pixels.")
-    if not syntax.is_encapsulated and len(dataset.PixelData) < pixels * int(dataset.BitsAllocated) // 8:
-        raise Rejected(
-            "truncated", f"It holds {len(dataset.PixelData)} bytes of {pixels * dataset.BitsAllocated // 8}."
-        )
-    decoder = get_decoder(syntax)
-    if not decoder.is_available:
-        raise Rejected("no_decoder", f"No decoder for {syntax.name} is installed: `pip install medvit[codecs]`.")
-    sturdy = ("pillow",) if syntax == JPEGBaseline8Bit else PLUGINS
-    plugin = next((name for name in sturdy if name in decoder.available_plugins), "")  # "": whatever there is
-    stored = pixel_array(dataset, raw=True, decoding_plugin=plugin)
-    if stored.ndim != 2:
-        raise Rejected("frames", f"Its pixel data has the shape {stored.shape}; a film has rows and columns only.")
-    return stored
+    form = read_form(dataset)
+    if form.frames != 1:
+        raise Rejected("frames", f"It holds {form.frames} frames; a film has one.")
+    if form.photometric not in GREY:
+        raise Rejected("photometric", f"Its photometric interpretation is none of {' and '.join(GREY)}.")
+    if form.allocated not in (8, 16) or form.keyword != "PixelData":
+        raise Rejected("bits", f"It holds {form.allocated} bits a pixel; a film has 8 to 16.")
+    return decode(dataset, form)
 
 
 def _display(dataset: Dataset, stored: NDArray[np.integer]) -> tuple[Plane, dict[str, str]]:
     """Stored values to [0, 1] as displayed, and what was used on the way."""
-    padding = _padding(dataset, stored)
+    low, high, padding, padded = _range(dataset, stored)
     modality, modality_name = _modality(dataset)
-    shown = stored if padding is None else stored[~padding]
-    voi, voi_name = _voi(dataset, modality, shown)
+    voi, voi_name = _voi(dataset, modality, low, high)
     inverted = dataset.PhotometricInterpretation == "MONOCHROME1"
 
-    def chain(values: NDArray[np.integer]) -> Plane:
-        grey = voi(modality(values.astype(np.float64)))
-        return (1 - grey if inverted else grey).astype(np.float32)
-
-    # Send every possible stored value through the chain once and look the pixels up.
-    every = np.arange(2 ** (8 * stored.dtype.itemsize)).astype(f"u{stored.dtype.itemsize}")
-    pixels = chain(every.view(stored.dtype))[stored.view(every.dtype)]
-    if padding is not None:
-        pixels[padding] = 0
+    # Send every value of the film through the chain once and look the pixels up; what is padded is black.
+    values = np.arange(low, high + 1)
+    grey = voi(modality(values.astype(np.float64)))
+    table = np.zeros(2 ** (8 * stored.dtype.itemsize), np.float32)
+    table[values] = 1 - grey if inverted else grey  # a negative value counts from the end, as in two's complement
+    table[padding] = 0
+    pixels = _look_up(table, stored)
+    if abs(table[low] - table[high]) < MIN_CONTRAST or not np.isfinite(table).all():
+        _check_contrast(pixels)
     origin = {
         "modality": modality_name,
         "voi": voi_name,
         "photometric": "MONOCHROME1, inverted" if inverted else "MONOCHROME2",
-        "padding": "none" if padding is None else f"{padding.mean():.1%} of pixels set to black",
+        "padding": f"{padded / stored.size:.1%} of pixels set to black" if padded else "none",
     }
     return pixels, origin
 
 
-def _padding(dataset: Dataset, stored: NDArray[np.integer]) -> NDArray[np.bool_] | None:
-    """Where the film is padded (H, W), or None."""
-    value = dataset.get("PixelPaddingValue")
-    if value is None:
-        return None
-    limit = dataset.get("PixelPaddingRangeLimit", value)
-    low, high = sorted((int(value), int(limit)))
-    padding = (stored >= low) & (stored <= high)
-    return padding if padding.any() and not padding.all() else None
+def _look_up(table: Plane, stored: NDArray[np.integer]) -> Plane:
+    """Entries of a table of all values of a type, negative ones at its end, for every pixel (H, W)."""
+    flat = stored.astype(stored.dtype.newbyteorder("="), copy=False).ravel()
+    flat = flat.view(f"u{flat.dtype.itemsize}")
+    pixels = np.empty(flat.shape, np.float32)
+    for start in range(0, len(flat), BLOCK):
+        indices = flat[start : start + BLOCK].astype(np.intp)
+        table.take(indices, out=pixels[start : start + BLOCK], mode="wrap")  # "raise" would take twice the time
+    return pixels.reshape(stored.shape)
+
+
+def _check_contrast(pixels: Plane) -> None:
+    if not np.isfinite(pixels).all() or np.ptp(pixels) < MIN_CONTRAST:
+        raise Rejected("no_contrast", "Every pixel has the same grey value, or some are not finite.")
+
+
+def _range(dataset: Dataset, stored: NDArray[np.integer]) -> tuple[int, int, NDArray[np.intp], int]:
+    """Smallest and largest value that is not padded, the values that mean padding, and how many pixels have one."""
+    smallest, largest = int(stored.min()), int(stored.max())
+    value = integer(dataset, "PixelPaddingValue", -(2**15), 2**16 - 1, default=NOT_PADDED)
+    limit = integer(dataset, "PixelPaddingRangeLimit", -(2**15), 2**16 - 1, default=value)
+    first, last = max(min(value, limit), smallest), min(max(value, limit), largest)
+    shown = (stored < first) | (stored > last) if first <= last else None
+    padded = 0 if shown is None else stored.size - int(np.count_nonzero(shown))
+    if shown is None or padded in (0, stored.size):
+        return smallest, largest, np.arange(0), 0
+    low = int(stored.min(where=shown, initial=largest))
+    high = int(stored.max(where=shown, initial=smallest))
+    return low, high, np.arange(first, last + 1), padded
 
 
 def _modality(dataset: Dataset) -> tuple[Step, str]:
     if dataset.get("ModalityLUTSequence"):
         lookup, top = _lookup(dataset.ModalityLUTSequence[0])
         return (lambda values: lookup(values) * top), "modality LUT of the file"
-    slope, intercept = float(dataset.get("RescaleSlope", 1) or 0), float(dataset.get("RescaleIntercept", 0) or 0)
-    if slope == 0 or not np.isfinite([slope, intercept]).all() or abs(slope) > 1e6:
-        raise Rejected("rescale", f"Its rescale slope {slope} and intercept {intercept} cannot be used.")
+    slope, intercept = _rescale(dataset)
     if (slope, intercept) == (1, 0):
         return (lambda values: values), "identity"
     return (lambda values: values * slope + intercept), f"rescale {slope:g}, {intercept:g} of the file"
 
 
-def _voi(dataset: Dataset, modality: Step, shown: NDArray[np.integer]) -> tuple[Step, str]:
+def _rescale(dataset: Dataset) -> tuple[float, float]:
+    """Rescale Slope and Intercept, 1 and 0 where the file has none."""
+    try:
+        slope, intercept = (
+            (decimals(dataset, keyword) or (0.0,)) if keyword in dataset else (default,)
+            for keyword, default in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0))
+        )
+    except Rejected:
+        slope, intercept = (0.0,), (0.0,)
+    if len(slope) != 1 or len(intercept) != 1 or not 0 < abs(slope[0]) <= MAX_SLOPE:
+        raise Rejected("rescale", "Its RescaleSlope and RescaleIntercept cannot be used.")
+    return slope[0], intercept[0]
+
+
+def _voi(dataset: Dataset, modality: Step, smallest: int, largest: int) -> tuple[Step, str]:
     """The first view of interest of the file; without one, the range of its values."""
     if dataset.get("VOILUTSequence"):
         return _lookup(dataset.VOILUTSequence[0])[0], "VOI LUT of the file"
-    centre, width = _first(dataset.get("WindowCenter")), _first(dataset.get("WindowWidth"))
-    function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
+    centres, widths = decimals(dataset, "WindowCenter"), decimals(dataset, "WindowWidth")
+    function = code(dataset, "VOILUTFunction") or "LINEAR"
     narrowest = 1 if function == "LINEAR" else 1e-6
-    if centre is not None and width is not None and width >= narrowest and np.isfinite([centre, width]).all():
+    if centres and widths and widths[0] >= narrowest:
+        centre, width = centres[0], widths[0]
         return _window(centre, width, function), f"window {centre:g}/{width:g} {function} of the file"
     # Without a usable window: from the smallest to the largest value that the film holds.
-    span = modality(np.arange(int(shown.min()), int(shown.max()) + 1, dtype=np.float64))
+    span = modality(np.arange(smallest, largest + 1, dtype=np.float64))
     low, high = float(span.min()), float(span.max())
     if low == high:
         raise Rejected("no_contrast", "Every pixel has the same grey value.")
@@ -180,7 +193,7 @@ def _window(centre: float, width: float, function: str) -> Step:
     if function == "SIGMOID":
         return lambda values: 1 / (1 + np.exp(np.clip(-4 * (values - centre) / width, -700, 700)))
     if function not in ("LINEAR", "LINEAR_EXACT"):
-        raise Rejected("voi_function", f"Its VOI LUT Function {function!r} is unknown.")
+        raise Rejected("voi_function", "Its VOILUTFunction is none of LINEAR, LINEAR_EXACT and SIGMOID.")
     if function == "LINEAR":
         centre, width = centre - 0.5, max(width - 1, 1e-6)
     return lambda values: ((values - centre) / width + 0.5).clip(0, 1)
@@ -201,22 +214,12 @@ def _lookup(item: Dataset) -> tuple[Step, float]:
     return (lambda values: table[(values - first).clip(0, entries - 1).astype(np.int64)]), top
 
 
-def _first(value: object) -> float | None:
-    """The first of a possibly multi-valued number, None where there is none."""
-    if isinstance(value, pydicom.multival.MultiValue):
-        value = value[0] if len(value) else None
-    return None if value in (None, "") else float(str(value))
-
-
 def _spacing(dataset: Dataset) -> tuple[tuple[float, float] | None, str]:
     """Row and column spacing in mm, and the element it came from; None where the file gives none that can be used."""
     for keyword in ("PixelSpacing", "ImagerPixelSpacing"):
-        value = dataset.get(keyword)
-        if value is None:
-            continue
         try:
-            row_mm, column_mm = (float(number) for number in value)
-        except (TypeError, ValueError):
+            row_mm, column_mm = decimals(dataset, keyword)
+        except (Rejected, ValueError):  # no numbers, or not two
             continue
         if 0 < row_mm < 10 and 0 < column_mm < 10:
             return (row_mm, column_mm), keyword

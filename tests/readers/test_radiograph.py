@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from PIL import Image as Pillow
 from PIL import ImageOps
 from pydicom.dataset import Dataset
-from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut, apply_windowing
 from pydicom.uid import (
     UID,
@@ -25,6 +24,8 @@ from pydicom.uid import (
 )
 
 from medvit.errors import Rejected
+from medvit.readers.codecs import CODECS
+from medvit.readers.pixels import available
 from medvit.readers.radiograph import read_radiograph
 
 OPEN_FILMS = Path(__file__).resolve().parents[3] / "shared/data/cxr/open/dicom"
@@ -222,6 +223,30 @@ def test_a_range_of_padding_and_negative_padding_are_known(make_film, tmp_path) 
     assert read_radiograph(path).origin["voi"] == f"no window in the file: its range {low} to 2047"
 
 
+def test_padding_between_the_greys_is_black_too_and_leaves_the_range_alone(make_film, tmp_path) -> None:
+    path = make_film(tmp_path / "film.dcm", RAMP, PixelPaddingValue=2000, PixelPaddingRangeLimit=1000)
+    padded = (RAMP >= 1000) & (RAMP <= 2000)
+    np.testing.assert_allclose(pixels_of(path), np.where(padded, 0, RAMP / 4095), atol=1e-6)
+    assert read_radiograph(path).origin["padding"] == f"{padded.mean():.1%} of pixels set to black"
+
+
+@pytest.mark.parametrize("value", [0, 4000])
+def test_a_film_that_is_all_padding_or_holds_none_is_shown_whole(make_film, tmp_path, value) -> None:
+    stored = RNG.integers(100, 901, (20, 30))
+    path = make_film(tmp_path / "film.dcm", stored, PixelPaddingValue=value, PixelPaddingRangeLimit=min(value, 50))
+    assert read_radiograph(path).origin["padding"] == "none"
+    whole = make_film(tmp_path / "whole.dcm", stored, PixelPaddingValue=0, PixelPaddingRangeLimit=1000)
+    assert read_radiograph(whole).origin["padding"] == "none"
+
+
+def test_a_lut_that_ends_where_it_begins_has_contrast_when_its_middle_is_used(make_film, tmp_path) -> None:
+    tent = 2047 - abs(np.arange(4096) - 2047.5).astype(int)
+    film = pixels_of(make_film(tmp_path / "film.dcm", RAMP, VOILUTSequence=[lut(tent, 0, 12)]))
+    np.testing.assert_allclose(film, tent[RAMP] / 4095, atol=1e-6)
+    ends = np.where(RNG.random((20, 30)) < 0.5, 0, 4095)
+    assert refused(make_film(tmp_path / "ends.dcm", ends, VOILUTSequence=[lut(tent, 0, 12)])) == "no_contrast"
+
+
 SPACINGS = [
     ({"PixelSpacing": ["0.2", "0.3"]}, (0.2, 0.3), "PixelSpacing"),
     ({"ImagerPixelSpacing": ["0.14", "0.15"]}, (0.14, 0.15), "ImagerPixelSpacing"),
@@ -259,7 +284,7 @@ def test_a_big_endian_film_is_read(make_film, tmp_path) -> None:
 
 @pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless, JPEGLSLossless])
 def test_losslessly_compressed_films_equal_their_uncompressed_twin(make_film, tmp_path, syntax) -> None:
-    if not get_decoder(UID(syntax)).is_available:
+    if not available(syntax):
         pytest.skip(f"no decoder for {UID(syntax).name} is installed")
     try:
         packed = make_film(tmp_path / "b.dcm", RAMP, syntax=syntax)
@@ -270,7 +295,7 @@ def test_losslessly_compressed_films_equal_their_uncompressed_twin(make_film, tm
 
 @pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless, JPEGLSLossless])
 def test_damaged_compressed_films_are_rejected_or_read_but_never_end_the_process(make_film, tmp_path, syntax) -> None:
-    if not get_decoder(UID(syntax)).is_available:
+    if not available(syntax):
         pytest.skip(f"no decoder for {UID(syntax).name} is installed")
     try:
         whole = make_film(tmp_path / "whole.dcm", RAMP, syntax=syntax).read_bytes()
@@ -323,13 +348,20 @@ REFUSALS: list[tuple[str, dict[str, Any]]] = [
     ("rescale", {"RescaleSlope": b"1e308", "RescaleIntercept": b"0"}),
     ("rescale", {"RescaleSlope": b"NaN", "RescaleIntercept": b"0"}),
     ("rescale", {"RescaleSlope": b"1", "RescaleIntercept": b"inf"}),
-    ("undecodable", {"RescaleSlope": b"one", "RescaleIntercept": b"0"}),
+    ("rescale", {"RescaleSlope": b"one", "RescaleIntercept": b"0"}),
+    ("rescale", {"RescaleSlope": b"1\\2", "RescaleIntercept": b"0"}),
+    ("tag", {"WindowCenter": b"middle", "WindowWidth": b"9"}),
+    ("tag", {"WindowCenter": b"NaN", "WindowWidth": b"9"}),
+    ("tag", {"SamplesPerPixel": 0}),
+    ("tag", {"BitsStored": 77}),
+    ("bits", {"BitsStored": 17}),
+    ("bits", {"BitsAllocated": 12}),
     ("lut", {"VOILUTSequence": [lut(np.arange(100), 0, 0)]}),
     ("lut", {"VOILUTSequence": [lut(np.arange(4096), 0, 8)]}),  # its outputs need 12 bits
     ("lut", {"ModalityLUTSequence": [lut(np.arange(100), 0, 99)]}),
     ("voi_function", {"WindowCenter": 9, "WindowWidth": 9, "VOILUTFunction": "CUBIC"}),
-    ("undecodable", {"PixelRepresentation": None}),
-    ("undecodable", {"Rows": None}),
+    ("tag", {"PixelRepresentation": None}),
+    ("tag", {"Rows": None}),
     ("undecodable", {"SamplesPerPixel": 3, "PlanarConfiguration": 0}),
 ]
 
@@ -356,11 +388,7 @@ def test_a_huge_header_over_compressed_pixels_is_rejected_before_decoding(make_f
 
 def test_a_syntax_without_a_decoder_is_rejected_with_what_to_install(make_film, tmp_path, monkeypatch) -> None:
     path = make_film(tmp_path / "film.dcm", RAMP, syntax=RLELossless)
-
-    class Nothing:
-        is_available = False
-
-    monkeypatch.setattr("medvit.readers.radiograph.get_decoder", lambda syntax: Nothing)
+    monkeypatch.setitem(CODECS, RLELossless, CODECS[RLELossless]._replace(library="a_library_that_is_not_there"))
     with pytest.raises(Rejected, match=r"medvit\[codecs\]") as caught:
         read_radiograph(path)
     assert caught.value.reason == "no_decoder"
@@ -452,7 +480,7 @@ def test_a_truncated_picture_is_undecodable(tmp_path, suffix) -> None:
 @pytest.mark.parametrize("name", ["RG1", "RG3"])
 def test_real_films_agree_with_their_lossless_jpeg_2000_twins(name) -> None:
     store = pytest.importorskip("data_store", reason="pydicom-data is not installed")
-    if not get_decoder(JPEG2000Lossless).is_available:
+    if not available(JPEG2000Lossless):
         pytest.skip("no decoder for JPEG 2000 is installed")
     folder = Path(store.__file__).parent / "data"
     plain, packed = (read_radiograph(folder / f"{name}_{kind}.dcm") for kind in ("UNCR", "J2KR"))
@@ -467,7 +495,7 @@ def test_a_real_open_film_is_read_and_one_without_a_preamble_is_named() -> None:
 
     if not OPEN_FILMS.is_dir():
         pytest.skip(f"{OPEN_FILMS} is not there")
-    if not get_decoder(JPEG2000Lossless).is_available:
+    if not available(JPEG2000Lossless):
         pytest.skip("no decoder for JPEG 2000 is installed")
     image = read_radiograph(OPEN_FILMS / "RG1_J2KR.dcm")
     assert image.pixels.shape == (1, 1955, 1841)
