@@ -60,6 +60,29 @@ CODES = {
     "Hernia": Code("HERNIA", PRIVATE, "Hernia", "NIH's label is wider than SCT 84089009 Hiatal hernia", _DAY),
 }
 
+# What written objects say beside the labels: what was measured, how, and of what kind it is.
+_DICT = "DICOM PS3.16 as in pydicom's tables"
+TERMS = {
+    "probability": Code("122157", "DCM", "Probability", f"{_DICT}, annex D", _DAY),
+    "threshold": Code(
+        "THRESHOLD", PRIVATE, "Probability from which a finding counts as present", "no public one", _DAY
+    ),
+    "presence": Code("705057003", "SCT", "Presence", "ACR/RSNA Open Imaging Data Model", _DAY),
+    "present": Code("52101004", "SCT", "Present", f"{_DICT}, CID 240", _DAY),
+    "absent": Code("272519000", "SCT", "Absent", f"{_DICT}, CID 240", _DAY),
+    "no units": Code("1", "UCUM", "no units", f"{_DICT}, CID 7181", _DAY),
+    "abnormal structure": Code("49755003", "SCT", "Morphologically Abnormal Structure", f"{_DICT}, CID 7150", _DAY),
+    "radiograph": Code("43468-8", "LN", "XR unspecified body region", f"{_DICT}, CID 100", _DAY),
+    "imaging": Code("363679005", "SCT", "Imaging procedure", f"{_DICT}, CID 100", _DAY),
+    "class activation": Code("130402", "DCM", "Class activation", f"{_DICT}, CID 217", _DAY),
+    "gradient-weighted class activation": Code(
+        "130403", "DCM", "Gradient-weighted class activation", f"{_DICT}, CID 217", _DAY
+    ),
+    "saliency": Code("130404", "DCM", "Saliency", f"{_DICT}, CID 217", _DAY),
+}
+# How heat maps were made, by `medvit.result.Heatmap.method`; what is not named here is a saliency map, CID 217's widest.
+METHODS = {"grad-cam": "gradient-weighted class activation", "cam": "class activation"}
+
 LABEL_SETS = {
     # NIH ChestX-ray14 in the order of the thorax MAE release, which differs from the alphabetical one.
     "nih14": (

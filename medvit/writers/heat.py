@@ -40,14 +40,22 @@ def write_heat(result: Result, folder: Path, run: Run) -> list[Path]:
     for heat in result.heatmaps:
         stem = folder / f"heat_{file_name(heat.label.name)}"
         written += [
-            _write_numbers(heat, stem.with_suffix(".npz")),
-            _write_picture(film, heat, probability[heat.label.name], stem.with_suffix(".png")),
+            _write_numbers(heat, run, stem.with_suffix(".npz")),
+            _write_picture(film, heat, probability[heat.label.name], run, stem.with_suffix(".png")),
         ]
     return written
 
 
-def _write_numbers(heat: Heatmap, path: Path) -> Path:
-    about = {"label": heat.label.name, "code": str(heat.label.code), "method": heat.method, "notice": NOTICE}
+def _write_numbers(heat: Heatmap, run: Run, path: Path) -> Path:
+    about = {
+        "label": heat.label.name,
+        "code": str(heat.label.code),
+        "method": heat.method,
+        "system": run.system,
+        "version": run.version,
+        "weights_sha256": run.digest,
+        "notice": NOTICE,
+    }
     with whole(path) as part, part.open("wb") as file:
         np.savez_compressed(
             file,
@@ -60,13 +68,14 @@ def _write_numbers(heat: Heatmap, path: Path) -> Path:
     return path
 
 
-def _write_picture(film: Plane, heat: Heatmap, finding: Finding, path: Path) -> Path:
+def _write_picture(film: Plane, heat: Heatmap, finding: Finding, run: Run, path: Path) -> Path:
     picture = Pillow.fromarray(overlay(film, heat.fit.to_source(heat.values)))
     caption = f"{heat.label.name} {finding.probability:.2f}   regions that influenced this score   {NOTICE}"
     if picture.height >= CAPTION_MIN_ROWS:
         _caption(picture, caption)
     info = PngInfo()
     info.add_text("Description", f"{caption} Method: {heat.method}.")
+    info.add_text("Software", f"{run.system}, medvit {run.version}, weights SHA-256 {run.digest}")
     with whole(path) as part:
         picture.save(part, "PNG", pnginfo=info, compress_level=1)
     return path
