@@ -7,18 +7,13 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
-from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID
 
 from medvit import NOTICE, __version__
+from medvit.readers.codecs import CODECS
+from medvit.readers.pixels import NATIVE, available
 
 PACKAGES = ("torch", "lightning", "jsonargparse", "numpy", "pydicom", "pillow", "safetensors", "torchmetrics")
-SYNTAXES = (
-    "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.5",
-    "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70",
-    "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81", "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91",
-    "1.2.840.10008.1.2.4.201", "1.2.840.10008.1.2.4.202", "1.2.840.10008.1.2.4.203",
-)  # fmt: skip
 BAD_RELEASES = {"lightning": ("2.6.2", "2.6.3")}  # malicious uploads of April 2026
 
 
@@ -33,7 +28,7 @@ def examine() -> dict[str, Any]:
     for name, bad in BAD_RELEASES.items():
         if versions[name] in bad:
             problems.append(f"{name} {versions[name]} is a malicious release. Install the version in constraints.txt.")
-    decoders = {UID(syntax).name: get_decoder(UID(syntax)).is_available for syntax in SYNTAXES}
+    decoders = {UID(syntax).name: available(syntax) for syntax in (*NATIVE, *CODECS)}
     missing = [name for name, available in decoders.items() if not available]
     return {
         "medvit": __version__,
@@ -42,7 +37,7 @@ def examine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "fast bf16": _fast_bf16(),
+        "fast bf16": precision("cuda" if torch.cuda.is_available() else "cpu") == "bf16",
         "transfer syntaxes": {name: "yes" if available else "no decoder" for name, available in decoders.items()},
         "advice": [f"`pip install medvit[codecs]` decodes {len(missing)} more transfer syntaxes."] if missing else [],
         "problems": problems,
@@ -50,12 +45,13 @@ def examine() -> dict[str, Any]:
     }
 
 
-def _fast_bf16() -> bool:
-    """Whether bf16 arithmetic is faster than fp32 here, so that ``precision: bf16-mixed`` is worth it."""
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported())
+def precision(device: str) -> str:
+    """``bf16`` where a device is faster at half-precision arithmetic than at ``32``, else that."""
+    if device.startswith("cuda"):
+        return "bf16" if torch.cuda.is_bf16_supported() else "32"
     capabilities = torch.cpu.get_capabilities()
-    return any(bool(capabilities.get(name)) for name in ("avx512_bf16", "amx_bf16", "sve_bf16"))
+    fast = any(bool(capabilities.get(name)) for name in ("avx512_bf16", "amx_bf16", "sve_bf16"))
+    return "bf16" if device == "cpu" and fast else "32"
 
 
 def _version(name: str) -> str:

@@ -12,9 +12,9 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "medvit").rglob("*.py"))
 # Installed with an extra, for development or never: the package must import without them.
 EXTRAS = (
-    "transformers", "sklearn", "pylibjpeg", "openjpeg", "rle", "libjpeg", "jpeg_ls", "_pyjpegls", "gdcm", "hypothesis",
+    "transformers", "sklearn", "pylibjpeg", "openjpeg", "libjpeg", "jpeg_ls", "_CharLS", "imagecodecs", "hypothesis",
     "pytest", "matplotlib", "torchvision", "timm", "data_store",
-    "scipy", "pandas", "scikit-learn", "pylibjpeg-openjpeg", "pylibjpeg-rle", "pyjpegls", "python-gdcm", "pydicom-data",
+    "pandas", "scikit-learn", "pylibjpeg-openjpeg", "pyjpegls", "pydicom-data", "playwright",
 )  # fmt: skip
 IMPORT_ALL = """
 import importlib, importlib.machinery, pkgutil, sys
