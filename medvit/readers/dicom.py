@@ -58,7 +58,7 @@ def _mended(file: BinaryIO, found: Survey) -> BinaryIO:
     file.seek(0)
     pixels = found.pixels
     if pixels and not pixels.closed:
-        whole = file.read(pixels.start + sum(pixels.fragments) + 8 * len(pixels.fragments))
+        whole = file.read(pixels.end)
         return io.BytesIO(preamble + whole + SEQUENCE_DELIMITER)
     return io.BytesIO(preamble + file.read()) if preamble else file
 

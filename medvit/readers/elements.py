@@ -43,6 +43,11 @@ class Pixels(NamedTuple):
     fragments: tuple[int, ...] = ()
     closed: bool = True
 
+    @property
+    def end(self) -> int:
+        """Position behind its last byte, the end delimiter not counted."""
+        return self.start + (self.length if self.length is not None else sum(self.fragments) + 8 * len(self.fragments))
+
 
 class Layout(NamedTuple):
     """How data elements are written: PS3.5 section 7.1."""
@@ -110,12 +115,14 @@ class Inflated:
 class Walk:
     """A walk over data elements, in and out of sequences, that keeps what encloses it in a list instead of recursing."""
 
-    def __init__(self, fetch: Fetch, size: int, layout: Layout, wanted: Collection[int], until: int | None) -> None:
+    def __init__(
+        self, fetch: Fetch, size: int, layout: Layout, wanted: Collection[int], until: int | None, first: int = 0
+    ) -> None:
         self.fetch, self.size = fetch, size
         self.values: dict[int, bytes] = {}
         self.elements = self.items = self.depth = 0
         self.pixels: Pixels | None = None
-        self._wanted, self._until = frozenset(wanted), until
+        self._wanted, self._first, self._until = frozenset(wanted), first, until
         self._place = _Place(size, False, False, layout)
         self._around: list[_Place] = []
 
@@ -137,7 +144,7 @@ class Walk:
             buffer: The first bytes of what `fetch` reads.
         """
         base = 0
-        wanted, until, thorough = self._wanted, self._until or 1 << 32, self._until is None
+        wanted, first, until, thorough = self._wanted, self._first, self._until or 1 << 32, self._until is None
         while True:
             place = self._place
             if position >= place.end:
@@ -150,28 +157,19 @@ class Walk:
                 if len(buffer) < 8:
                     self._check_end()
                     return position
-            group, element, vr, length = place.layout.element.unpack_from(buffer, here)
-            tag, header = group << 16 | element, 8
-            if tag >= until and not self._around:
+            tag, vr, length, header = _head(place, buffer, here)
+            if not first <= tag < until and not self._around:
                 return position
-            if group == 0xFFFE or place.is_sequence:
-                (length,) = place.layout.length.unpack_from(buffer, here + 4)
+            if place.is_sequence or tag >> 16 == 0xFFFE:
                 position = self._delimiter(tag, length, position)
                 continue
-            if place.layout.implicit or not b"AA" <= vr <= b"ZZ":
-                vr = b""
-                (length,) = place.layout.length.unpack_from(buffer, here + 4)
-            elif vr in LONG_VRS:
-                if here + 12 > len(buffer):
-                    raise _truncated()
-                (length,), header = place.layout.length.unpack_from(buffer, here + 8), 12
             self.elements += 1
             if self.elements > budgets.ELEMENTS:
                 raise Rejected("elements", f"It holds more than {budgets.ELEMENTS} data elements.")
             position += header
             if not self._around and tag in wanted and length != UNDEFINED:
                 self.values[tag] = self._value(position, length, buffer, here + header)
-            if group == 0x7FE0 and tag in PIXEL_DATA:
+            if tag in PIXEL_DATA:
                 position = self._pixel_data(tag, position, length)
             elif length == UNDEFINED or (thorough and (vr == b"SQ" or not vr or vr == b"UN")):
                 position = self._perhaps_sequence(tag, vr, position, length)
@@ -274,6 +272,19 @@ class Walk:
             if len(fragments) > budgets.FRAGMENTS:
                 raise Rejected("fragments", f"Its pixels lie in more than {budgets.FRAGMENTS} fragments.")
         return tuple(fragments), False, self.size
+
+
+def _head(place: _Place, buffer: bytes, here: int) -> tuple[int, bytes, int, int]:
+    """Tag, value representation ("" where it is not written), length and size of the head of an element."""
+    layout = place.layout
+    group, element, vr, length = layout.element.unpack_from(buffer, here)
+    if place.is_sequence or group == 0xFFFE or layout.implicit or not b"AA" <= vr <= b"ZZ":
+        return group << 16 | element, b"", layout.length.unpack_from(buffer, here + 4)[0], 8
+    if vr not in LONG_VRS:
+        return group << 16 | element, vr, length, 8
+    if here + 12 > len(buffer):
+        raise _truncated()
+    return group << 16 | element, vr, layout.length.unpack_from(buffer, here + 8)[0], 12
 
 
 def _is_implicit(first: bytes) -> bool:

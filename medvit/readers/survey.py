@@ -131,7 +131,7 @@ def survey_file(descriptor: int, wanted: Collection[int] = (), until: int | None
     def fetch(position: int, count: int) -> bytes:
         return os.pread(descriptor, count, position)
 
-    meta = Walk(fetch, size, EXPLICIT, META, 0x00030000)
+    meta = Walk(fetch, size, EXPLICIT, META, 0x00030000, 0x00020000)
     start = meta.run(begin, head)
     syntax = meta.values.get(TRANSFER_SYNTAX, b"").strip(b"\0 ").decode("ascii", "replace")
     if syntax not in KNOWN_SYNTAXES:
@@ -146,7 +146,7 @@ def survey_file(descriptor: int, wanted: Collection[int] = (), until: int | None
     walk.check_layout(start, head)
     walk.run(start, head)
     if walk.pixels:
-        _check_pixels(walk.pixels, syntax, fetch(size - 3, 3))
+        _check_pixels(walk.pixels, syntax, fetch(walk.pixels.end - 3, 3))
     values = {**meta.values, **walk.values}
     return Survey(syntax, layout is BIG_ENDIAN, values, walk.elements, walk.items, walk.depth, walk.pixels)
 
