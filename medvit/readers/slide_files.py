@@ -1,0 +1,188 @@
+"""The libraries that decode slides behind one interface: OpenSlide, wsidicom for what it refuses, Pillow for pictures."""
+
+import ctypes
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Protocol
+
+import numpy as np
+import openslide
+from numpy.typing import NDArray
+from openslide import lowlevel
+from PIL import Image as Pillow
+from PIL import ImageOps
+
+from medvit.case import DAMAGE
+from medvit.errors import Rejected
+
+Pixels = NDArray[np.uint8]
+OPAQUE = 0xFF000000
+NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+class Broken(Exception):
+    """Pixels that the library cannot decode; the handle may be of no use any more."""
+
+
+class Source(Protocol):
+    """An open slide."""
+
+    @property
+    def name(self) -> str:
+        """The library and format, for records."""
+
+    @property
+    def levels(self) -> Sequence[tuple[int, int]]:
+        """Width and height of each level in pixels, finest first."""
+
+    @property
+    def downsamples(self) -> Sequence[float]:
+        """Level-0 pixels a pixel of each level."""
+
+    @property
+    def mpp(self) -> tuple[float, float] | None:
+        """Micrometres a level-0 pixel, x and y, as the file says; None where it does not."""
+
+    @property
+    def facts(self) -> Mapping[str, str]:
+        """OpenSlide's properties, as far as there are any."""
+
+    def read(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
+        """A rectangle in pixels of the level, (height, width, 3), glass and what was not scanned white; or `Broken`."""
+
+    def close(self) -> None:
+        """Let the file go."""
+
+
+class OpenSlideSource:
+    """A slide through OpenSlide: SVS, NDPI, MRXS, tiled TIFF, DICOM and more.
+
+    Raises:
+        openslide.OpenSlideError: When it does not read the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._slide = openslide.OpenSlide(path)
+        self.facts: Mapping[str, str] = dict(self._slide.properties)
+        self.name = f"openslide {self.facts.get(openslide.PROPERTY_NAME_VENDOR, '')}".strip()
+        self.levels = self._slide.level_dimensions
+        self.downsamples = self._slide.level_downsamples
+        mpp = [_number(self.facts.get(name)) for name in (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y)]
+        self.mpp = (mpp[0], mpp[1]) if mpp[0] is not None and mpp[1] is not None else None
+
+    def read(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
+        """See `Source.read`.
+
+        `OpenSlide.read_region` makes a picture of four channels that one then copies to three; here OpenSlide's own buffer
+        (premultiplied BGRA) is turned into RGB over white in one pass.
+        """
+        buffer = np.empty((height, width), np.uint32)
+        factor = self.downsamples[level]
+        at = round(x * factor), round(y * factor)
+        pointer = buffer.ctypes.data_as(ctypes.POINTER(ctypes.c_uint32))
+        try:
+            lowlevel._read_region(self._slide._osr, pointer, *at, level, width, height)
+        except (openslide.OpenSlideError, ctypes.ArgumentError) as error:  # the latter: the handle is closed
+            raise Broken from error
+        return over_white(buffer)
+
+    def close(self) -> None:
+        """See `Source.close`."""
+        self._slide.close()
+
+
+class WsiDicomSource:
+    """A DICOM slide through wsidicom, which reads some that OpenSlide refuses (greyscale, for example).
+
+    Raises:
+        Broken: When it does not read the files either.
+    """
+
+    name = "wsidicom"
+    facts: Mapping[str, str] = NOTHING
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        from wsidicom import WsiDicom, errors  # a second to import, and seldom needed
+
+        own = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+        self._errors = (*own, *DAMAGE)  # they have no common base
+        try:
+            with warnings.catch_warnings(action="ignore"):  # they quote header values
+                self._slide = WsiDicom.open(list(files))
+            pyramid = list(self._slide.pyramid)
+            base = pyramid[0]
+            self._indices = [level.level for level in pyramid]
+            self.levels = [(level.size.width, level.size.height) for level in pyramid]
+            self.downsamples = [2.0 ** (level.level - base.level) for level in pyramid]
+            self.mpp = (float(base.mpp.width), float(base.mpp.height))
+        except self._errors as error:
+            raise Broken from error
+
+    def read(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
+        """See `Source.read`."""
+        try:
+            picture = self._slide.read_region((x, y), self._indices[level], (width, height))
+        except self._errors as error:
+            raise Broken from error
+        return np.asarray(picture.convert("RGB"))
+
+    def close(self) -> None:
+        """See `Source.close`."""
+        self._slide.close()
+
+
+class PictureSource:
+    """A PNG, JPEG or TIFF without tiles, decoded whole: a region that somebody cut out of a slide.
+
+    Raises:
+        Rejected: When it cannot be decoded or has more than 8 bits a channel.
+    """
+
+    downsamples = (1.0,)
+    mpp = None
+    facts: Mapping[str, str] = NOTHING
+
+    def __init__(self, path: Path) -> None:
+        try:
+            with Pillow.open(path, formats=("PNG", "JPEG", "TIFF")) as file:
+                self.name = f"pillow {file.format}"
+                if file.mode.startswith(("I", "F")):
+                    raise Rejected("bits", "It has more than 8 bits a channel. Convert it to 8-bit colour first.")
+                self._pixels = _rgb(ImageOps.exif_transpose(file))
+        except (Pillow.DecompressionBombError, *DAMAGE) as error:
+            raise Rejected("undecodable", f"The picture cannot be decoded ({type(error).__name__}).") from error
+        self.levels = ((self._pixels.shape[1], self._pixels.shape[0]),)
+
+    def read(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
+        """See `Source.read`."""
+        return self._pixels[y : y + height, x : x + width]
+
+    def close(self) -> None:
+        """See `Source.close`."""
+
+
+def over_white(premultiplied: NDArray[np.uint32]) -> Pixels:
+    """Premultiplied BGRA as OpenSlide gives it, (h, w) words, to RGB (h, w, 3) over white."""
+    channels = premultiplied.astype("<u4", copy=False).view(np.uint8).reshape(*premultiplied.shape, 4)
+    pixels = np.empty((*premultiplied.shape, 3), np.uint8)
+    for channel in range(3):  # plane by plane: five times faster than one reversed slice
+        pixels[..., channel] = channels[..., 2 - channel]
+    if premultiplied.size and premultiplied.min() < OPAQUE:
+        pixels += 255 - channels[..., 3:]
+    return pixels
+
+
+def _rgb(picture: Pillow.Image) -> Pixels:
+    if not picture.has_transparency_data:
+        return np.asarray(picture.convert("RGB"))
+    white = Pillow.new("RGBA", picture.size, "white")
+    return np.asarray(Pillow.alpha_composite(white, picture.convert("RGBA")).convert("RGB"))
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return None

@@ -1,0 +1,112 @@
+"""Where the pixels of a TIFF lie, measured from its directories alone: enough to tell a cut slide from a file that is none.
+
+Source: TIFF 6.0 section 2 (directories), BigTIFF design (8-byte offsets, magic 43).
+"""
+
+import os
+import struct
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from medvit.errors import Rejected
+
+WIDTH, HEIGHT, STRIP_OFFSETS, STRIP_BYTES, TILE_OFFSETS, TILE_BYTES = 256, 257, 273, 279, 324, 325
+WANTED = (WIDTH, HEIGHT, STRIP_OFFSETS, STRIP_BYTES, TILE_OFFSETS, TILE_BYTES)
+TYPES = {3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}  # SHORT, LONG, IFD, LONG8, IFD8
+MAGIC = {b"II*\0": ("<", 42), b"MM\0*": (">", 42), b"II+\0": ("<", 43), b"MM\0+": (">", 43)}
+PAGES = 1_000
+ENTRIES = 4_096  # of one directory
+VALUES = 4_000_000  # tiles of one page
+
+
+class Page(NamedTuple):
+    """One image of a TIFF: pixels, whether it is tiled, and the byte behind its last tile or strip."""
+
+    width: int
+    height: int
+    tiled: bool
+    end: int
+
+
+def is_tiff(path: Path) -> bool:
+    """Whether a file begins as a TIFF or BigTIFF."""
+    with path.open("rb") as file:
+        return file.read(4) in MAGIC
+
+
+def pages(path: Path) -> list[Page]:
+    """The images of a TIFF.
+
+    Raises:
+        Rejected: When it is no TIFF, or a directory is cut off or not as the format says.
+    """
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        order, version = MAGIC.get(file.read(4), ("", 0))
+        if not version:
+            raise Rejected("unsupported", "It is no TIFF.")
+        walk = _Directories(file, order, version == 43, size)
+        return walk.pages()
+
+
+class _Directories:
+    """The chain of directories of one open file."""
+
+    def __init__(self, file: BinaryIO, order: str, big: bool, size: int) -> None:
+        self._file, self._order, self._big, self._size = file, order, big, size
+
+    def pages(self) -> list[Page]:
+        """Follow the chain to its end."""
+        (position,) = self._take(8 if self._big else 4, "Q" if self._big else "I")
+        found: list[Page] = []
+        seen = set()
+        while position:
+            if position in seen or len(found) >= PAGES:
+                raise Rejected("unreadable", "The directories of its TIFF run in a circle or are too many.")
+            seen.add(position)
+            page, position = self._page(position)
+            found.append(page)
+        return found
+
+    def _take(self, position: int, form: str) -> tuple[int, ...]:
+        form = self._order + form
+        self._file.seek(position)
+        data = self._file.read(struct.calcsize(form))
+        if len(data) < struct.calcsize(form):
+            raise Rejected("truncated", "It ends before the directories of its TIFF: it was cut. Copy it again.")
+        return struct.unpack(form, data)
+
+    def _page(self, position: int) -> tuple[Page, int]:
+        count_form, entry_form, next_form = ("Q", "HHQ", "Q") if self._big else ("H", "HHI", "I")
+        (count,) = self._take(position, count_form)
+        if count > ENTRIES:
+            raise Rejected("unreadable", f"A directory of its TIFF has {count} entries.")
+        position += struct.calcsize("<" + count_form)
+        step, room = (20, 8) if self._big else (12, 4)
+        values: dict[int, tuple[int, ...]] = {}
+        for _ in range(count):
+            tag, kind, length = self._take(position, entry_form)
+            if tag in WANTED and kind in TYPES:
+                values[tag] = self._values(position + step - room, TYPES[kind], length, room)
+            position += step
+        (following,) = self._take(position, next_form)
+        tiled = TILE_OFFSETS in values
+        offsets = values.get(TILE_OFFSETS if tiled else STRIP_OFFSETS, ())
+        lengths = values.get(TILE_BYTES if tiled else STRIP_BYTES, ())
+        end = max((offset + length for offset, length in zip(offsets, lengths, strict=False) if length), default=0)
+        return Page(values.get(WIDTH, (0,))[0], values.get(HEIGHT, (0,))[0], tiled, end), following
+
+    def _values(self, position: int, kind: str, length: int, room: int) -> tuple[int, ...]:
+        if length > VALUES:
+            raise Rejected("unreadable", f"A page of its TIFF has {length} tiles; {VALUES} are allowed.")
+        form = f"{length}{kind}"
+        if struct.calcsize("<" + form) > room:
+            (position,) = self._take(position, "Q" if self._big else "I")
+        return self._take(position, form)
+
+
+def cut_at(path: Path) -> tuple[int, int] | None:
+    """Bytes there and bytes needed, where tiles or strips of a TIFF lie behind its end; None where all are there."""
+    there = path.stat().st_size
+    needed = max((page.end for page in pages(path)), default=0)
+    return (there, needed) if needed > there else None
