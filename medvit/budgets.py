@@ -15,7 +15,7 @@ FRAME_PIXELS = 200_000_000  # rows times columns of one frame
 FRAMES = 100_000
 DECODED_BYTES = 2 * GIB  # all frames together
 DECODED_RATIO = 1_000  # decoded to compressed bytes, for what decodes to more than
-RATIO_FREE_BYTES = 64 * MIB
+RATIO_FREE_BYTES = 4 * MIB
 
 # One call of a worker process.
 CPU_S = 20

@@ -33,6 +33,8 @@ from medvit.readers.codestream import LOSSLESS, LS, SEQUENTIAL, Stream
 
 Values = NDArray[Any]
 
+RLE_PADDING = 1  # bytes behind a segment
+
 
 class Codec(NamedTuple):
     """A decoder of single frames.
@@ -93,7 +95,11 @@ def _unpack_bits(data: bytes, size: int) -> bytearray:
             at += 1
     if len(out) < size:
         raise Rejected("truncated", f"An RLE segment of it holds {len(out)} bytes of {size}.")
-    return out[:size]
+    if len(out) > size or end - at > RLE_PADDING:
+        raise Rejected(
+            "size_mismatch", f"An RLE segment of it holds more than the {size} bytes that its header declares."
+        )
+    return out
 
 
 def _with_pillow(frame: bytes, stream: Stream) -> Values:

@@ -140,9 +140,22 @@ def jpeg(data: bytes, kinds: tuple[int, ...]) -> Stream:
             # T.81 table B.3: a sequential scan holds all 64 coefficients; decoders make noise of one that holds fewer.
             if kinds == SEQUENTIAL and content[-3:-1] != b"\x00\x3f":
                 break
+            _enough(found, len(data) - at, kinds)
             return found
         at += 2 + length
     raise Rejected("undecodable", "The header of its compressed pixels is damaged.")
+
+
+def _enough(found: Stream, held: int, kinds: tuple[int, ...]) -> None:
+    """Refuse a JPEG too short for its size: decoders fill up what is missing without a word.
+
+    Huffman codes have a bit at least: a block of 8 x 8 takes two of them, a sample of lossless JPEG one (T.81 F.1.2, H.1.2).
+    """
+    bits = {SEQUENTIAL: -(-found.rows // 8) * -(-found.columns // 8) * 2, LOSSLESS: found.rows * found.columns}
+    if held * 8 < bits.get(kinds, 0):
+        raise Rejected(
+            "truncated", f"Its {held} compressed bytes are too few for {found.rows} x {found.columns} pixels."
+        )
 
 
 def jpeg_2000(data: bytes) -> Stream:
