@@ -491,7 +491,7 @@ def test_real_films_agree_with_their_lossless_jpeg_2000_twins(name) -> None:
 
 @pytest.mark.real
 def test_a_real_open_film_is_read_and_one_without_a_preamble_is_named() -> None:
-    from medvit.case import read_header
+    from medvit.readers.survey import read_header
 
     if not OPEN_FILMS.is_dir():
         pytest.skip(f"{OPEN_FILMS} is not there")
@@ -499,7 +499,7 @@ def test_a_real_open_film_is_read_and_one_without_a_preamble_is_named() -> None:
         pytest.skip("no decoder for JPEG 2000 is installed")
     image = read_radiograph(OPEN_FILMS / "RG1_J2KR.dcm")
     assert image.pixels.shape == (1, 1955, 1841)
-    assert read_header(OPEN_FILMS / "RG1_J2KR.dcm").modality in ("CR", "DX")
+    assert read_header(OPEN_FILMS / "RG1_J2KR.dcm")["modality"] in ("CR", "DX")
     with pytest.raises(Rejected) as caught:
         read_header(OPEN_FILMS / "CR-MONO1-10-chest.dcm")
     assert caught.value.reason == "not_dicom"
