@@ -139,8 +139,9 @@ class _Views(Dataset[Sample | Unanswered]):
         try:
             image = self.read.get(index) or self.system.read(case)
         except Unanswered as refusal:
-            log.warning("%s is left out: %s", case.files[0], refusal)
-            return refusal
+            return _left_out(case, refusal)
+        except Exception as error:  # its text may quote the header
+            return _left_out(case, Unanswered("unread", f"Reading it failed ({type(error).__name__})."))
         if data.cache:
             self.read[index] = image
         look = None
@@ -148,6 +149,11 @@ class _Views(Dataset[Sample | Unanswered]):
             rng = np.random.default_rng(seed)
             look = random_view(rng, crop_min=data.crop_min, flip=data.flip, randaugment=data.randaugment)
         return self.system.sample(image, case, look)
+
+
+def _left_out(case: Case, refusal: Unanswered) -> Unanswered:
+    log.warning("%s is left out: %s", case.files[0], refusal)
+    return refusal
 
 
 class SeededOrder(Sampler[tuple[int, int]]):
