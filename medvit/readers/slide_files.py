@@ -107,7 +107,7 @@ class WsiDicomSource:
         from wsidicom import WsiDicom, errors  # a second to import, and seldom needed
 
         own = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
-        self._errors = (*own, *DAMAGE)  # they have no common base
+        self._errors: tuple[type[Exception], ...] = (*own, *DAMAGE)  # they have no common base
         try:
             with warnings.catch_warnings(action="ignore"):  # they quote header values
                 self._slide = WsiDicom.open(list(files))
