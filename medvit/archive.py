@@ -121,10 +121,9 @@ class Archive:
 
     def _query(self, search: Callable[..., list[dict[str, Any]]], **asked: Any) -> list[Item]:
         try:
-            page = self._tried(lambda: search(**asked))
+            return self._tried(lambda: [item for item in search(**asked) if isinstance(item, dict)])
         except Unanswered as error:
             raise Away(f"{self.url} does not answer a query as DICOMweb says; is this its root? {error}") from error
-        return [item for item in page if isinstance(item, dict)]
 
     def fetch(self, place: Place, path: Path) -> None:
         """Write the object of that place to a file, as the archive sends it; its content is not looked at.

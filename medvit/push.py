@@ -9,11 +9,11 @@ Source: DICOM PS3.18 section 10.5 (store), PS3.4 GG.3.3 (failure reasons), PS3.1
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydicom import Dataset
+from pydicom import Dataset, Sequence
 from pydicom.datadict import keyword_for_tag
 
 from medvit import budgets
@@ -146,7 +146,7 @@ class _Spool:
         where = {"archive": self.archive.url, "file": str(thing.path.relative_to(self.out)), **thing.place._asdict()}
         return {"key": self.keys[thing], **outcome._asdict(), **where, "sha256": thing.sha256}
 
-    def _send(self, batch: Sequence[Sendable]) -> None:
+    def _send(self, batch: list[Sendable]) -> None:
         if not batch:
             return
         try:
@@ -235,6 +235,11 @@ def differences(sent: Dataset, held: Dataset) -> list[str]:
 
 def _is_equal(sent: Dataset, held: Dataset, tag: int) -> bool:
     try:
-        return tag in sent and tag in held and bool(sent[tag] == held[tag])
+        if tag not in sent or tag not in held:
+            return False
+        ours, theirs = sent[tag].value, held[tag].value  # not their types: implicit encodings do not tell OB from OW
+        if isinstance(ours, Sequence) and isinstance(theirs, Sequence):
+            return len(ours) == len(theirs) and not any(map(differences, ours, theirs))
+        return bool(ours == theirs)
     except DAMAGE:
         return False
