@@ -157,7 +157,9 @@ def _native(dataset: Dataset, form: Form) -> Values:
         raise Rejected("truncated", f"It holds {held} bytes of {math.ceil(frame * form.frames)}.")
     if held >= frame * (form.frames + 1) and held - frame * form.frames >= 2:
         raise Rejected("frames", "It holds more frames than its header declares.")
-    if held - frame * form.frames >= max(2, frame / form.rows):  # rows of another length would shear the image
+    if held - frame * form.frames >= max(
+        2, frame / max(form.rows, form.columns)
+    ):  # rows of another length would shear the image
         raise Rejected("size_mismatch", f"It holds {held} bytes; its header declares {math.ceil(frame * form.frames)}.")
     values, _ = get_decoder(form.syntax).as_array(dataset, raw=True, **AS_IS)
     return _cleared(values, form) if form.keyword == "PixelData" else values

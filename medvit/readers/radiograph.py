@@ -22,6 +22,7 @@ from medvit.readers.pixels import GREY, decode, read_form
 MIN_CONTRAST = 1e-6  # of a range of 1; less is rounding
 BLOCK = 2**17  # pixels looked up at a time, so that their indices stay in the processor's cache
 MAX_SLOPE = 1e6
+SPACING_MM = 0.001, 10.0  # what a pixel of a film may measure
 NOT_PADDED = -(2**31)  # a padding value that no film of 16 bits holds
 
 Grey = NDArray[np.float64]
@@ -221,6 +222,6 @@ def _spacing(dataset: Dataset) -> tuple[tuple[float, float] | None, str]:
             row_mm, column_mm = decimals(dataset, keyword)
         except (Rejected, ValueError):  # no numbers, or not two
             continue
-        if 0 < row_mm < 10 and 0 < column_mm < 10:
+        if all(SPACING_MM[0] <= spacing <= SPACING_MM[1] for spacing in (row_mm, column_mm)):
             return (row_mm, column_mm), keyword
     return None, "none in the file"
