@@ -1,6 +1,6 @@
 """Makes the sample data: synthetic, seeded, of no patient.
 
-    python sample_data/make.py [films] [-o FOLDER] [--seed 0]
+    python sample_data/make.py [films] [slides] [-o FOLDER] [--seed 0]
 
 Without a kind every kind is made. The same seed gives the same bytes.
 """
@@ -21,6 +21,7 @@ from pydicom.uid import UID, DigitalXRayImageStorageForPresentation, ExplicitVRL
 from brushes import Plane
 from chest_findings import LABELS, SIZE, Anatomy, Box
 from paint_films import paint_film
+from plan_slides import SLIDES, plan_slides, write_slide
 
 HERE = Path(__file__).parent
 FILMS = 300
@@ -221,7 +222,17 @@ def make_films(folder: Path, seed: int = 0, films: int = FILMS) -> None:
     write_table(folder / "boxes.csv", ["path", "label", "x_min", "y_min", "x_max", "y_max"], boxes)
 
 
-KINDS: dict[str, Callable[[Path, int], None]] = {"films": make_films}
+def make_slides(folder: Path, seed: int = 0, slides: int = SLIDES) -> None:
+    """Writes slide pyramids with their masks and cases.csv (tumour 1 or 0, one row a slide)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    plan = plan_slides(seed, slides)
+    for slide in plan:
+        write_slide(slide, folder)
+    rows = [[slide.name, slide.patient_id, slide.split, slide.mask_name, int(slide.share > 0)] for slide in plan]
+    write_table(folder / "cases.csv", ["path", "patient_id", "split", "mask", "tumour"], rows)
+
+
+KINDS: dict[str, Callable[[Path, int], None]] = {"films": make_films, "slides": make_slides}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
