@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from medvit import NOTICE, __version__
-from medvit.errors import MedvitError
+from medvit.errors import Halted, MedvitError
 
 DONE, NOTHING, WRONG, PARTLY = 0, 1, 2, 3
+WRITE = "csv,heat,sr,sc"
+MOST_WORKERS = 8  # by default; more of them wait for the network
 EPILOG = f"""exit codes: 0 every input answered or skipped; 3 done, but some were rejected or failed;
 2 the command is wrong; 1 nothing could be done.  {NOTICE}"""
 
@@ -34,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except MedvitError as error:
         print(error, file=sys.stderr)
-        return WRONG
+        return NOTHING if isinstance(error, Halted) else WRONG
     except BrokenPipeError:  # whoever reads, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return DONE
@@ -102,12 +104,25 @@ def train(options: argparse.Namespace) -> int:
 def _add_predict(verbs: Any) -> None:
     verb = _verb(verbs, "predict", predict, "Answer files and folders of cases.")
     verb.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="best.ckpt or model.safetensors of a run")
-    verb.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="DICOM files, PNGs, JPEGs, folders of them")
-    verb.add_argument("-o", "--out", type=Path, required=True, help="the folder for tables and pictures")
-    verb.add_argument("--write", default="csv,heat", help="what to write: csv,heat (default) or csv")
-    verb.add_argument("--workers", type=int, default=1, help="processes that read cases; 0 reads in this one (1)")
+    verb.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="DICOM, PNG or JPEG files, folders, zips")
+    verb.add_argument("-o", "--out", type=Path, required=True, help="the folder for tables, pictures and DICOM objects")
+    verb.add_argument("--write", default=WRITE, help=f"what to write: {WRITE} (default), also pm and seg")
+    verb.add_argument(
+        "--synthetic-geometry", action="store_true", help="let pm and seg of radiographs carry an invented plane"
+    )
+    verb.add_argument("--modality", default="", metavar="CR,DX", help="answer these modalities only")
+    verb.add_argument("--series", default="", metavar="UID,UID", help="answer these series only")
+    verb.add_argument("--shard", default="1/1", metavar="I/N", help="answer the I-th of N parts of the inputs")
+    verb.add_argument(
+        "--workers",
+        type=int,
+        default=min(len(os.sched_getaffinity(0)), MOST_WORKERS),
+        help="guarded processes that read and write, as many as cores by default; 0 guards nothing",
+    )
     verb.add_argument("--batch-size", type=int, default=16, help="cases answered at once (16)")
-    verb.add_argument("--precision", choices=("32", "bf16"), default="32", help="arithmetic of the network (32)")
+    verb.add_argument(
+        "--precision", choices=("auto", "32", "bf16"), default="auto", help="of the network: bf16 where that is fast"
+    )
     verb.add_argument("--device", default="auto", help="cpu, cuda, … (auto)")
     verb.add_argument("--on-error", choices=("skip", "stop"), default="skip", help="what a bad input does (skip)")
     verb.add_argument("--resume", action="store_true", help="go on with the run in the folder")
@@ -119,13 +134,17 @@ def predict(options: argparse.Namespace) -> int:
     for path in (options.checkpoint, *options.inputs):
         if not path.exists():
             raise MedvitError(f"{path} is not there. Give an existing checkpoint, then files or folders to answer.")
+    part, _, parts = options.shard.partition("/")
+    if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+        raise MedvitError(f"--shard {options.shard} is no part of the whole; give for example 2/4.")
     import torch
 
-    from medvit import weights, workflow
-    from medvit.predict import WRITERS, Options
+    from medvit import doctor, weights, workflow
+    from medvit.account import Options
+    from medvit.duties import WRITERS
     from medvit.predict import predict as answer
 
-    write = tuple(name.strip() for name in options.write.split(","))
+    write = _words(options.write)
     unknown = [name for name in write if name not in WRITERS]
     if unknown:
         raise MedvitError(f"--write knows {', '.join(WRITERS)}, not {', '.join(unknown)}.")
@@ -140,16 +159,23 @@ def predict(options: argparse.Namespace) -> int:
     system = workflow.build_system(card, state, options.checkpoint)
     identity = {"name": options.checkpoint.name, "sha256": weights.file_digest(options.checkpoint), **card}
     how = Options(
-        write,
-        options.batch_size,
-        options.workers,
-        options.precision,
-        device,
-        options.on_error == "stop",
-        options.resume,
+        write=write,
+        batch_size=options.batch_size,
+        workers=options.workers,
+        precision=doctor.precision(device) if options.precision == "auto" else options.precision,
+        device=device,
+        stop_on_error=options.on_error == "stop",
+        resume=options.resume,
+        modality=_words(options.modality),
+        series=_words(options.series),
+        shard=(int(part), int(parts)),
+        synthetic_geometry=options.synthetic_geometry,
     )
-    counts = answer(system, identity, options.inputs, options.out, how)
-    return _told(options, counts)
+    return _told(options, answer(system, identity, options.inputs, options.out, how))
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 def _told(options: argparse.Namespace, counts: dict[str, int]) -> int:

@@ -14,9 +14,10 @@ import torch
 from PIL import Image as Pillow
 from pydicom.uid import EnhancedSRStorage, MRImageStorage
 
+from medvit.account import STATUSES
 from medvit.atomic import locked
 from medvit.cli import main
-from medvit.predict import STATUSES, _predict
+from medvit.pipeline import answer
 from medvit.systems.thorax_mae import ThoraxMAE
 
 RESULT_COLUMNS = (
@@ -43,6 +44,7 @@ MIXED = {
     "empty.dcm": ("rejected", "not_dicom"),
     "blank.dcm": ("rejected", "no_contrast"),
 }
+PLAIN = ("--write", "csv,heat", "--precision", "32")
 PATIENT = {"PatientName": f"{tiny.SECRET}1^Name", "PatientID": f"{tiny.SECRET}2", "PatientBirthDate": "19010203",
            "AccessionNumber": f"{tiny.SECRET}3"}  # fmt: skip
 
@@ -95,7 +97,7 @@ def mixed(film_writer, tmp_path_factory):
 
 
 def predict(trained, *words):
-    return main(["predict", str(trained.checkpoint), *map(str, words)])
+    return main(["predict", str(trained.checkpoint), *PLAIN, *map(str, words)])
 
 
 @pytest.fixture(scope="session")
@@ -110,7 +112,7 @@ def answered(trained, films, tmp_path_factory):
 def answered_mixed(trained, mixed, tmp_path_factory):
     """A run on `mixed`, by the real command: its folder and how it ended."""
     out = tmp_path_factory.mktemp("out") / "mixed"
-    done = tiny.medvit("predict", trained.checkpoint, mixed, "-o", out, "--workers", 0, "--json", cwd=trained.folder)
+    done = tiny.medvit("predict", trained.checkpoint, *PLAIN, mixed, "-o", out, "--workers", 0, "--json", cwd=trained.folder)
     return out, done
 
 
@@ -238,6 +240,7 @@ def test_the_batch_size_changes_no_answer(trained, films, answered, tmp_path):
 def test_both_files_of_a_run_answer_alike(trained, films, answered, tmp_path):
     words = [
         "predict",
+        *PLAIN,
         trained.run / "model.safetensors",
         films,
         "-o",
@@ -259,13 +262,13 @@ def test_only_tables_are_written_when_that_is_asked_for(trained, films, tmp_path
 
 def test_a_run_killed_in_the_middle_goes_on_to_the_same_bytes(trained, films, answered, tmp_path):
     out = tmp_path / "out"
-    words = ["predict", trained.checkpoint, films, "-o", out, "--workers", 0, "--batch-size", 1]
+    words = ["predict", trained.checkpoint, films, "-o", out, *PLAIN, "--workers", 0, "--batch-size", 1]
     command = tiny.Command(*words, cwd=trained.folder)
-    while command.process.is_alive() and len(list(out.glob("records/*.json"))) < 2:
+    while command.process.is_alive() and lines(out / "records.jsonl") < 2:
         time.sleep(0.001)
     command.process.kill()
     assert command.wait().code == -9
-    assert 2 <= len(list(out.glob("records/*.json"))) < 8 and not (out / "results.csv").exists()
+    assert 2 <= lines(out / "records.jsonl") < 8 and not (out / "results.csv").exists()
     assert predict(trained, *words[2:], "--resume") == 0
     assert (out / "results.csv").read_bytes() == (answered / "results.csv").read_bytes()
     mine, theirs = (but_seconds(tiny.read_rows(folder / "inputs.csv")) for folder in (out, answered))
@@ -274,12 +277,16 @@ def test_a_run_killed_in_the_middle_goes_on_to_the_same_bytes(trained, films, an
     assert tree(out) == tree(answered)
 
 
+def lines(path):
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
 def tree(out):
     """Every file of a run but those that tell the time, with its bytes."""
     return {
         str(path.relative_to(out)): path.read_bytes()
         for path in out.rglob("*")
-        if path.is_file() and path.name not in ("run.json", "inputs.csv") and path.parent.name != "records"
+        if path.is_file() and path.name not in ("run.json", "inputs.csv", "records.jsonl", "report.html")
     }
 
 
@@ -288,12 +295,12 @@ def test_a_damaged_run_goes_on_to_the_same_bytes_or_says_why_not(trained, films,
     out = tmp_path / "out"
     words = (films, "-o", out, "--workers", 0, "--batch-size", 1)
     assert predict(trained, *words) == 0
-    records = sorted(out.glob("records/*.json"))
+    records = out / "records.jsonl"
     if damage == "records lost":
-        for path in (*records[:3], out / "results.csv"):
-            path.unlink()
+        records.write_text("".join(records.read_text().splitlines(keepends=True)[3:]))
+        (out / "results.csv").unlink()
     elif damage == "record torn":
-        records[0].write_text(records[0].read_text()[:30])
+        records.write_text(records.read_text()[30:])
     elif damage == "run.json torn":
         (out / "run.json").write_text((out / "run.json").read_text()[:50])
         assert predict(trained, *words, "--resume") == 2
@@ -311,6 +318,7 @@ def test_a_folder_with_a_run_is_refused_without_resume_and_with_another_checkpoi
     assert f"{answered} already holds a run" in capsys.readouterr().err
     other = [
         "predict",
+        *PLAIN,
         str(trained.run / "last.ckpt"),
         str(films),
         "-o",
@@ -398,9 +406,9 @@ def test_a_reader_that_fails_in_an_unforeseen_way_costs_that_case_alone(trained,
 
 def test_a_heat_map_that_cannot_be_written_fails_its_case(trained, films, tmp_path, monkeypatch):
     from medvit.errors import MedvitError
-    from medvit.predict import WRITERS
+    from medvit.duties import WRITERS
 
-    def full(result, folder):
+    def full(result, folder, run):
         raise MedvitError("The disk is full.")
 
     monkeypatch.setitem(WRITERS, "heat", full)
@@ -436,15 +444,14 @@ def test_file_names_that_no_text_can_hold_are_answered_too(trained, films, tmp_p
 
 
 def test_results_come_in_the_order_of_the_cases(trained, films):
-    from medvit.case import find_cases
+    from medvit.discover import find_cases
     from medvit.data.batch import Batch
-    from medvit.predict import Options
     from medvit.workflow import load_system
 
     system = load_system(trained.checkpoint)
     cases = find_cases(films, system.modalities)
     samples = [system.preprocess(case) for case in cases]
-    results = _predict(system, samples, Options())
+    results = answer(system, samples, "cpu", "32")
     assert [result.case for result in results] == [case for case in cases]
     with torch.no_grad():
         logits = system(system.inputs(Batch(samples)))

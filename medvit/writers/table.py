@@ -1,12 +1,12 @@
 """The tables of a run: derived from its records, never appended to."""
 
 import csv
-import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from medvit.atomic import write_text
+from medvit.atomic import whole_text
 from medvit.result import Result
 
 INPUT_COLUMNS = ("source", "case", "status", "reason", "message", "seconds")
@@ -31,33 +31,33 @@ def findings_of(result: Result) -> list[dict[str, Any]]:
     ]
 
 
-def write_tables(records: Sequence[Mapping[str, Any]], out: Path, system: str, notice: str) -> None:
-    """Write ``inputs.csv``, a row an input, and ``results.csv``, a row a case and label, sorted by source."""
-    ordered = sorted(records, key=lambda record: str(record["source"]))
-    write_csv(out / "inputs.csv", INPUT_COLUMNS, ordered)
-    rows = (
-        {
-            **record,
-            **record["header"],
-            **finding,
-            "positive": int(finding["positive"]),
-            "system": system,
-            "notice": notice,
-        }
-        for record in ordered
-        for finding in record["findings"]
-    )
-    write_csv(out / "results.csv", RESULT_COLUMNS, rows)
+def write_tables(records: Iterable[Mapping[str, Any]], out: Path, system: str, notice: str) -> None:
+    """Write ``inputs.csv``, a row an input, and ``results.csv``, a row a case and label, in the order of the records.
+
+    Args:
+        records: Read once, one at a time, so that a run of any size fits into memory.
+        out: The run's folder.
+        system: Who answered.
+        notice: What every row says of its use.
+    """
+    with (
+        written_csv(out / "inputs.csv", INPUT_COLUMNS) as add_input,
+        written_csv(out / "results.csv", RESULT_COLUMNS) as add,
+    ):
+        for record in records:
+            add_input(record)
+            for finding in record["findings"]:
+                positive = {"positive": int(finding["positive"])}
+                add({**record, **record["header"], **finding, **positive, "system": system, "notice": notice})
 
 
-def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a CSV file whole; text that a spreadsheet would run is quoted with an apostrophe."""
-    text = io.StringIO(newline="")
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(columns)
-    for row in rows:
-        table.writerow([_cell(row.get(column, "")) for column in columns])
-    write_text(path, text.getvalue())
+@contextmanager
+def written_csv(path: Path, columns: Sequence[str]) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Yield what adds a row to a CSV file that appears whole; text that a spreadsheet would run gets an apostrophe."""
+    with whole_text(path) as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(columns)
+        yield lambda row: table.writerow([_cell(row.get(column, "")) for column in columns])
 
 
 def _cell(value: Any) -> Any:

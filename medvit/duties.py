@@ -1,0 +1,103 @@
+"""What worker processes do for a run: read headers, read cases to samples, write results.
+
+Untrusted files are opened here and nowhere else; see `medvit.guard` for what contains these processes.
+"""
+
+import dataclasses
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from medvit.atomic import whole_folder
+from medvit.case import Case
+from medvit.data.batch import Sample
+from medvit.data.inputs import targets
+from medvit.discover import DUTIES as DISCOVERY
+from medvit.errors import Halted, MedvitError, Unanswered
+from medvit.guard import Duty, Reply
+from medvit.image import Fit
+from medvit.result import Result, Run
+from medvit.tasks.system import System
+from medvit.writers import Writer
+from medvit.writers.capture import write_capture
+from medvit.writers.heat import write_heat
+from medvit.writers.parametric import write_parametric
+from medvit.writers.report import write_report
+from medvit.writers.segmentation import write_segmentation
+
+# What --write knows; the tables are always written.
+WRITERS: dict[str, Writer | None] = {
+    "csv": None,
+    "heat": write_heat,
+    "sr": write_report,
+    "sc": write_capture,
+    "pm": write_parametric,
+    "seg": write_segmentation,
+}
+NEED_HEAT = frozenset({"heat", "sc", "pm"})  # writers for which heat maps are computed
+WORK = ".work"  # in the run's folder: what is not finished yet
+
+
+def duties(system: System, out: Path, write: Sequence[str], run: Run) -> Mapping[str, Duty]:
+    """The duties of a worker process of a run.
+
+    Args:
+        system: Reads cases; its networks are not needed, see `System.reader`.
+        out: The run's folder.
+        write: Names of `WRITERS`.
+        run: Who answers.
+    """
+    writers = [writer for name in write if (writer := WRITERS[name])]
+
+    def read(case: Case) -> Reply:
+        started = time.monotonic()
+        return packed(system.preprocess(case), time.monotonic() - started)
+
+    def put(result: Result) -> Reply:
+        started = time.monotonic()
+        written(dataclasses.replace(result, read=system.read), out, writers, run)
+        return Reply(time.monotonic() - started)
+
+    return {**DISCOVERY, "read": read, "write": put}
+
+
+def packed(sample: Sample, seconds: float) -> Reply:
+    """A sample on its way out of a worker; labels stay behind, they are the parent's."""
+    return Reply(
+        {"fit": dataclasses.astuple(sample.fit), "origin": dict(sample.origin), "seconds": seconds}, (sample.x.numpy(),)
+    )
+
+
+def unpacked(reply: Reply, case: Case, system: System) -> tuple[Sample, float]:
+    """The sample of a reply, and the seconds that reading it took."""
+    source, model, box = reply.plain["fit"]
+    fit = Fit(tuple(source), tuple(model), tuple(box))
+    x = torch.from_numpy(reply.arrays[0])
+    return Sample(x, targets(case, system.labels), case, fit, reply.plain["origin"]), reply.plain["seconds"]
+
+
+def written(result: Result, out: Path, writers: Sequence[Writer], run: Run) -> None:
+    """Write what a result leaves behind; the case's folder appears whole or not at all.
+
+    Raises:
+        Halted: When the disk refuses.
+        Unanswered: When this result alone cannot be written.
+    """
+    part = out / WORK / f"{result.case.key}.{os.getpid()}"
+    try:
+        for writer in writers:
+            writer(result, part, run)
+        if part.exists():
+            whole_folder(part, out / "cases" / result.case.key)
+    except (Halted, Unanswered):
+        raise
+    except MedvitError as error:
+        raise Unanswered("unwritten", f"Its results could not be written: {error}") from error
+    except Exception as error:
+        raise Unanswered("unwritten", f"Its results could not be written ({type(error).__name__}).") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

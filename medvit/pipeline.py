@@ -1,0 +1,159 @@
+"""Read, answer, write: three stages of a run that overlap, with bounded queues between them.
+
+Worker processes read the next batches and write the last ones while the network, here, works on one. A batch is the same
+cases in the same order however often a run was interrupted, so that it answers the same to the last bit.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence, Set
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from threading import Event
+from typing import Any, NamedTuple
+
+import torch
+
+from medvit.case import Case
+from medvit.data.batch import Batch, Sample
+from medvit.duties import unpacked
+from medvit.errors import Unanswered
+from medvit.guard import Pool, Reply
+from medvit.result import Result
+from medvit.tasks.system import System
+
+AHEAD = 2  # batches that are read, and batches that are written, beside the one that is answered
+
+
+class Answer(NamedTuple):
+    """What became of a case, and how many seconds of work it took."""
+
+    case: Case
+    result: Result | Unanswered
+    seconds: float
+
+
+class _Writing(NamedTuple):
+    answer: Answer
+    files: Future[Reply] | None  # None where there is nothing to write
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """The stages of a run.
+
+    Args:
+        system: Its networks lie on ``device``.
+        pool: Worker processes with the duties ``read`` and ``write``.
+        device: ``cpu``, ``cuda``, ….
+        precision: ``32``, or ``bf16`` for half-precision arithmetic.
+        stop: When it is set, what is in hand is finished and nothing more begun.
+    """
+
+    system: System
+    pool: Pool
+    device: str
+    precision: str
+    stop: Event
+
+    def answers(self, batches: Iterable[Sequence[Case]], wanted: Set[str]) -> Iterator[list[Answer]]:
+        """Answers batch by batch in order, each when all it writes lies on the disk.
+
+        A case for which memory did not suffice is read again alone, after all others.
+
+        Args:
+            batches: Cases that are answered together.
+            wanted: Keys of those whose answers are written and given back.
+
+        Raises:
+            Halted: When the disk refuses.
+        """
+        starved: list[Case] = []
+        for answers in self._overlapped(batches, wanted):
+            starved += [answer.case for answer in answers if _reason(answer) == "oom"]
+            yield [answer for answer in answers if _reason(answer) != "oom"]
+        for case in starved:
+            if not self.stop.is_set():
+                yield from self._overlapped([[case]], wanted)
+
+    def _overlapped(self, batches: Iterable[Sequence[Case]], wanted: Set[str]) -> Iterator[list[Answer]]:
+        reading: deque[list[tuple[Case, Future[Reply]]]] = deque()
+        writing: deque[list[_Writing]] = deque()
+        for cases in batches:
+            if self.stop.is_set():
+                break
+            reading.append([(case, self.pool.submit("read", case)) for case in cases])
+            if len(reading) > AHEAD:
+                writing.append(self._answered(reading.popleft(), wanted))
+            if len(writing) > AHEAD:
+                yield _finished(writing.popleft())
+        while reading and not self.stop.is_set():
+            writing.append(self._answered(reading.popleft(), wanted))
+            if len(writing) > AHEAD:
+                yield _finished(writing.popleft())
+        while writing:
+            yield _finished(writing.popleft())
+
+    def _answered(self, reading: Sequence[tuple[Case, Future[Reply]]], wanted: Set[str]) -> list[_Writing]:
+        """Wait until a batch is read, answer it and have its results written."""
+        read = [self._sample(case, future) for case, future in reading]
+        answers = answer(self.system, [sample for sample, _ in read], self.device, self.precision)
+        writing = []
+        for (case, _), (_, seconds), result in zip(reading, read, answers, strict=True):
+            if case.key in wanted:
+                bare = replace(result, read=None) if isinstance(result, Result) else None  # a system does not travel
+                files = self.pool.submit("write", bare, urgent=True) if bare else None
+                kept = replace(bare, heatmaps=(), regions=()) if bare else result
+                writing.append(_Writing(Answer(case, kept, seconds), files))
+        return writing
+
+    def _sample(self, case: Case, future: Future[Reply]) -> tuple[Sample | Unanswered, float]:
+        try:
+            return unpacked(future.result(), case, self.system)
+        except Unanswered as refusal:
+            return refusal, 0.0
+
+
+def _finished(writing: Sequence[_Writing]) -> list[Answer]:
+    """Wait until a batch is written; a disk that refuses halts the run."""
+    answers = []
+    for answered, files in writing:
+        try:
+            seconds = files.result().plain if files else 0.0
+            answers.append(answered._replace(seconds=answered.seconds + seconds))
+        except Unanswered as refusal:
+            answers.append(answered._replace(result=refusal))
+    return answers
+
+
+def _reason(answered: Answer) -> str:
+    return answered.result.reason if isinstance(answered.result, Unanswered) else ""
+
+
+@torch.no_grad()
+def answer(
+    system: System, read: Sequence[Sample | Unanswered], device: str, precision: str
+) -> list[Result | Unanswered]:
+    """Results in order; a batch that fails is answered one by one, so that one case cannot take others with it."""
+    samples = [sample for sample in read if isinstance(sample, Sample)]
+    try:
+        results = iter(_predicted(system, samples, device, precision) if samples else [])
+    except Exception as error:  # out of memory, a layer that refuses a shape, …
+        if len(samples) > 1:
+            return [answer(system, [one], device, precision)[0] for one in read]
+        results = iter([Unanswered("model", f"The network failed on it ({type(error).__name__}).")])
+    return [sample if isinstance(sample, Unanswered) else next(results) for sample in read]
+
+
+def _predicted(system: System, samples: Sequence[Sample], device: str, precision: str) -> list[Result | Unanswered]:
+    half: AbstractContextManager[Any] = nullcontext()
+    if precision == "bf16":
+        half = torch.autocast(device.split(":")[0], torch.bfloat16)
+    with half:
+        results = system.predict_step(Batch(samples).to(device))
+    return [
+        result
+        if all(0 <= finding.probability <= 1 for finding in result.findings)
+        else Unanswered("not_finite", "The network's answer is no number.")
+        for result in results
+    ]
