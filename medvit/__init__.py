@@ -4,7 +4,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from medvit.case import Case, find_cases
+    from medvit.case import Case
+    from medvit.discover import find_cases
     from medvit.errors import MedvitError
     from medvit.result import Finding, Heatmap, Region, Result
 
@@ -13,7 +14,7 @@ __all__ = ["Case", "Finding", "Heatmap", "MedvitError", "Region", "Result", "fin
 
 NOTICE = "Research use only. Not a medical device; not for diagnosis."
 
-_HOME = {"Case": "case", "find_cases": "case", "MedvitError": "errors"}
+_HOME = {"Case": "case", "find_cases": "discover", "MedvitError": "errors"}
 
 
 def __getattr__(name: str) -> Any:

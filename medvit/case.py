@@ -1,4 +1,4 @@
-"""A case: the files one answer is about, found in folders (headers only) or listed in a table."""
+"""A case: the files one answer is about, listed in a table here or found in folders by `medvit.discover`."""
 
 import csv
 import gzip
@@ -8,16 +8,15 @@ import re
 import struct
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
-import pydicom
 from pydicom.errors import BytesLengthException, InvalidDicomError
 
-from medvit.errors import MedvitError, Rejected, Skipped, Unanswered
+from medvit.errors import MedvitError
 
 PICTURES = (".png", ".jpg", ".jpeg")
 DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
@@ -82,14 +81,6 @@ class Case:
         return digest(self.uid)
 
 
-class Found(NamedTuple):
-    """One discovered input: a case, or the reason why it is none."""
-
-    source: Path
-    case: Case | None
-    refusal: Unanswered | None
-
-
 def digest(text: str) -> str:
     """First 16 hex digits of the SHA-256 of a text, any bytes of a file name included."""
     return hashlib.sha256(os.fsencode(text)).hexdigest()[:16]
@@ -98,89 +89,6 @@ def digest(text: str) -> str:
 def pseudonym(patient_id: str) -> str:
     """A stable name for a patient that does not say who it is."""
     return f"p-{digest(patient_id)[:12]}"
-
-
-def read_header(path: Path) -> Case:
-    """A case of one file, from its header alone.
-
-    Args:
-        path: A DICOM file, PNG or JPEG.
-
-    Raises:
-        Skipped: For a file of another kind.
-        Rejected: For a DICOM file that cannot be read as one.
-    """
-    suffix = path.suffix.lower()
-    if suffix in PICTURES:
-        return Case(str(path.resolve()), "", (path,))
-    with path.open("rb") as file:
-        is_dicom = file.read(132)[128:] == b"DICM"
-    if not is_dicom and suffix in DICOM_SUFFIXES:
-        raise Rejected(
-            "not_dicom",
-            "It is named like a DICOM file but does not begin as one (PS3.10 preamble and file meta information), so its "
-            "transfer syntax is unknown. Send it through a PACS or rewrite it, for example with `dcmconv -f FILE NEW`.",
-        )
-    if not is_dicom:
-        raise Skipped("not_an_image", "It is neither DICOM nor PNG nor JPEG.")
-    try:
-        dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(HEADER.values()))
-        header = {name: str(dataset.get(keyword) or "").strip() for name, keyword in HEADER.items()}
-    except DAMAGE as error:
-        if isinstance(error, OSError) and error.errno:
-            raise  # the disk, not the file
-        raise Rejected("unreadable", f"Its DICOM header cannot be read ({type(error).__name__}).") from error
-    if not header["sop_uid"]:
-        raise Rejected(
-            "no_sop_uid", "Its header holds no SOP Instance UID: empty, truncated or of another transfer syntax."
-        )
-    # A UID that is none may hold anything, a name too: it counts for identity, hashed, and is passed on to no table.
-    shown = {
-        name: "" if name.endswith("_uid") and not UID.fullmatch(value) else value for name, value in header.items()
-    }
-    return Case(header["sop_uid"], header["modality"], (path,), header=shown)
-
-
-def scan(inputs: Iterable[Path]) -> Iterator[Found]:
-    """Every regular file under the inputs in sorted order, each read as far as its header.
-
-    Links are not followed and devices, FIFOs and sockets are left out.
-
-    Raises:
-        MedvitError: When an input does not exist, is neither file nor folder, or a folder cannot be listed.
-    """
-    for top in inputs:
-        if not top.exists():
-            raise MedvitError(f"{top} is not there. Give a file or a folder to answer.")
-        if not top.is_file() and not top.is_dir():
-            raise MedvitError(f"{top} is neither a file nor a folder.")
-        for path in [top] if top.is_file() else _files_under(top):
-            try:
-                yield Found(path, read_header(path), None)
-            except Unanswered as refusal:
-                yield Found(path, None, refusal)
-            except OSError as error:
-                yield Found(path, None, Unanswered("unreadable", f"It cannot be opened: {error.strerror}."))
-
-
-def _files_under(folder: Path) -> Iterator[Path]:
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-        raise MedvitError(f"The folder {folder} cannot be listed: {error.strerror}.") from error
-    for entry in entries:
-        if entry.is_dir(follow_symlinks=False):
-            yield from _files_under(Path(entry.path))
-        elif entry.is_file(follow_symlinks=False):
-            yield Path(entry.path)
-
-
-def find_cases(folder: Path | str, modalities: Sequence[str]) -> list[Case]:
-    """The cases under a folder (or the case of one file) whose modality is one of those; headers only.
-
-    Pictures have no modality and are found by naming the modality "".
-    """
-    return [found.case for found in scan([Path(folder)]) if found.case and found.case.modality in modalities]
 
 
 def read_table(table: Path | str, labels: Sequence[str] = (), boxes: Path | str | None = None) -> dict[str, list[Case]]:

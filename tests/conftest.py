@@ -68,7 +68,7 @@ def _make_film(
     for level in ("Study", "Series", "SOP"):
         number = int.from_bytes(hashlib.sha256(f"{level} {path}".encode("utf-8", "surrogateescape")).digest()[:16])
         setattr(film, f"{level}InstanceUID", UID(f"2.25.{number}"))
-    film.PatientName, film.PatientID = "Film^Test", "TEST-0001"
+    film.PatientName, film.PatientID = "Doe^Jane", "DOE-0001"
     film.Modality, film.BodyPartExamined, film.ViewPosition = "DX", "CHEST", "PA"
     film.PresentationIntentType = "FOR PRESENTATION"
     film.Rows, film.Columns = pixels.shape[:2] if colour else pixels.shape[-2:]

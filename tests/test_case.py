@@ -1,31 +1,15 @@
-"""Cases found in folders and listed in tables: what is taken, what is refused and how that is said."""
+"""Cases listed in tables: what is taken, what is refused and how that is said."""
 
 import csv
 import gzip
-import os
 import pickle
 import re
-import warnings
 from pathlib import Path
 
-import numpy as np
-import pydicom
 import pytest
-from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from medvit.case import Box, Case, find_cases, pseudonym, read_csv, read_header, read_table, scan
+from medvit.case import Box, pseudonym, read_csv, read_table
 from medvit.errors import MedvitError, Rejected, Skipped, Unanswered
-
-RAMP = np.add.outer(np.arange(24), np.arange(20)) * 50
-PNG = b"\x89PNG\r\n\x1a\n"
-
-
-def refusal(path: Path) -> Unanswered:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with pytest.raises(Unanswered) as caught:
-            read_header(path)
-    return caught.value
 
 
 def table(folder: Path, *rows: str, header: str = "path,patient_id,split,Mass,Nodule") -> Path:
@@ -42,169 +26,6 @@ def complaint(path: Path, labels: tuple[str, ...] = ("Mass", "Nodule"), boxes: P
     with pytest.raises(MedvitError) as caught:
         read_table(path, labels, boxes)
     return str(caught.value)
-
-
-def test_a_case_keeps_the_header_and_nothing_of_the_patient(make_film, tmp_path) -> None:
-    path = make_film(
-        tmp_path / "a.dcm", RAMP, PatientName="ZZSECRET", PatientID="ZZSECRET", PatientBirthDate="19010203"
-    )
-    case = read_header(path)
-    film = pydicom.dcmread(path)
-    assert (case.uid, case.modality, case.files) == (film.SOPInstanceUID, "DX", (path,))
-    assert case.header["study_uid"] == film.StudyInstanceUID
-    assert case.header["body_part"] == "CHEST"
-    assert case.header["view"] == "PA"
-    assert "ZZSECRET" not in repr(case)
-    assert "19010203" not in repr(case)
-
-
-def test_a_key_is_16_hex_digits_that_follow_the_uid_and_not_the_path(make_film, tmp_path) -> None:
-    path = make_film(tmp_path / "smith-john.dcm", RAMP)
-    copy = tmp_path / "elsewhere.dcm"
-    copy.write_bytes(path.read_bytes())
-    first, second = read_header(path), read_header(copy)
-    assert re.fullmatch("[0-9a-f]{16}", first.key)
-    assert first.key == second.key
-    assert read_header(make_film(tmp_path / "other.dcm", RAMP)).key != first.key
-    picture = Case(str(tmp_path / "smith-john.png"), "", (tmp_path / "smith-john.png",))
-    assert re.fullmatch("[0-9a-f]{16}", picture.key)
-    assert not any(part in picture.key for part in ("smith", "john", "png"))
-
-
-def test_a_scan_is_sorted_and_leaves_links_and_devices_out(make_film, tmp_path) -> None:
-    for name in ("b/2.dcm", "b/1.dcm", "a.dcm", "c.dcm"):
-        make_film(tmp_path / "in" / name, RAMP)
-    make_film(tmp_path / "outside" / "z.dcm", RAMP)
-    (tmp_path / "in" / "aa-link.dcm").symlink_to(tmp_path / "outside" / "z.dcm")
-    (tmp_path / "in" / "b" / "loop").symlink_to(tmp_path / "in")
-    (tmp_path / "in" / "folder.dcm").mkdir()
-    os.mkfifo(tmp_path / "in" / "pipe.dcm")
-    found = list(scan([tmp_path / "in"]))
-    assert [str(one.source.relative_to(tmp_path / "in")) for one in found] == ["a.dcm", "b/1.dcm", "b/2.dcm", "c.dcm"]
-    assert all(one.case and one.refusal is None for one in found)
-
-
-def test_a_scan_names_every_file_that_is_no_case(make_film, tmp_path) -> None:
-    make_film(tmp_path / "film.dcm", RAMP)
-    (tmp_path / "notes.txt").write_text("no film")
-    (tmp_path / "text.dcm").write_text("no film either")
-    (tmp_path / "empty.dcm").write_bytes(b"")
-    (tmp_path / "picture.PNG").write_bytes(PNG)
-    found = {one.source.name: one for one in scan([tmp_path])}
-    assert {name: one.refusal.reason for name, one in found.items() if one.refusal} == {
-        "notes.txt": "not_an_image",
-        "text.dcm": "not_dicom",
-        "empty.dcm": "not_dicom",
-    }
-    assert {name: one.refusal.status for name, one in found.items() if one.refusal} == {
-        "notes.txt": "skipped",
-        "text.dcm": "rejected",
-        "empty.dcm": "rejected",
-    }
-    assert {name: one.case.modality for name, one in found.items() if one.case} == {"film.dcm": "DX", "picture.PNG": ""}
-
-
-def test_a_dicom_file_needs_no_suffix(make_film, tmp_path) -> None:
-    assert read_header(make_film(tmp_path / "IM000001", RAMP)).modality == "DX"
-
-
-def test_a_file_with_an_odd_name_is_found(make_film, tmp_path) -> None:
-    odd = [os.fsdecode(b"bad\xff\xfe.dcm"), "new\nline.dcm", "=SUM(A1).dcm", "\u202egpj.dcm"]
-    for name in odd:
-        make_film(tmp_path / name, RAMP)
-    assert sorted(case.files[0].name for case in find_cases(tmp_path, ["DX"])) == sorted(odd)
-    assert re.fullmatch("[0-9a-f]{16}", Case(os.fsdecode(b"/bad\xff.png"), "", ()).key)
-
-
-def test_a_preamble_without_content_is_rejected(tmp_path) -> None:
-    path = tmp_path / "film.dcm"
-    path.write_bytes(b"\0" * 128 + b"DICM")
-    assert isinstance(refusal(path), Rejected)
-    assert refusal(path).reason == "no_sop_uid"
-
-
-def test_a_header_cut_at_any_byte_is_read_or_rejected_but_never_raises_otherwise(make_film, tmp_path) -> None:
-    data = make_film(tmp_path / "film.dcm", RAMP).read_bytes()
-    path = tmp_path / "cut.dcm"
-    reasons = set()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for length in range(132, 900):
-            path.write_bytes(data[:length])
-            try:
-                read_header(path)
-            except Rejected as rejected:
-                reasons.add(rejected.reason)
-    assert "no_sop_uid" in reasons
-    assert reasons <= {"no_sop_uid", "unreadable"}
-
-
-def test_a_mutated_header_is_read_or_rejected_but_never_raises_otherwise(make_film, tmp_path) -> None:
-    rng, path = np.random.default_rng(0), tmp_path / "mutant.dcm"
-    reasons = set()
-    for name, syntax in (("plain", {}), ("deflated", {"syntax": DeflatedExplicitVRLittleEndian})):
-        data = make_film(tmp_path / f"{name}.dcm", RAMP, **syntax).read_bytes()
-        for _ in range(300):
-            mutant = bytearray(data)
-            for place in rng.integers(132, min(900, len(data)), 5):
-                mutant[place] = rng.integers(256)
-            path.write_bytes(mutant)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                try:
-                    read_header(path)
-                except Rejected as rejected:
-                    reasons.add(rejected.reason)
-    assert "unreadable" in reasons
-
-
-def test_a_film_without_a_sop_uid_is_rejected(make_film, tmp_path) -> None:
-    assert refusal(make_film(tmp_path / "a.dcm", RAMP, SOPInstanceUID=None)).reason == "no_sop_uid"
-
-
-def test_a_file_that_cannot_be_opened_fails_and_the_scan_goes_on(make_film, tmp_path, monkeypatch) -> None:
-    for name in ("a.dcm", "b.dcm"):
-        make_film(tmp_path / name, RAMP)
-    opened = Path.open
-
-    def locked(path: Path, *args, **kwargs):
-        if path.name == "a.dcm":
-            raise PermissionError(13, "Permission denied")
-        return opened(path, *args, **kwargs)
-
-    monkeypatch.setattr(Path, "open", locked)
-    first, second = scan([tmp_path])
-    assert first.refusal is not None
-    assert (first.refusal.status, first.refusal.reason) == ("failed", "unreadable")
-    assert "Permission denied" in str(first.refusal)
-    assert second.case is not None
-
-
-def test_a_scan_of_something_that_is_not_there_or_neither_file_nor_folder_is_an_error(tmp_path) -> None:
-    with pytest.raises(MedvitError, match="is not there"):
-        list(scan([tmp_path / "nothing"]))
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(MedvitError, match="neither a file nor a folder"):
-        list(scan([tmp_path / "pipe"]))
-
-
-def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch) -> None:
-    def locked(folder: Path):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(os, "scandir", locked)
-    with pytest.raises(MedvitError, match=f"{tmp_path} cannot be listed: Permission denied"):
-        list(scan([tmp_path]))
-
-
-def test_cases_are_found_by_modality(make_film, tmp_path) -> None:
-    make_film(tmp_path / "a.dcm", RAMP)
-    make_film(tmp_path / "b.dcm", RAMP, Modality="CT")
-    (tmp_path / "c.png").write_bytes(PNG)
-    (tmp_path / "d.txt").write_bytes(b"")
-    assert [case.files[0].name for case in find_cases(tmp_path, ["DX", "CR"])] == ["a.dcm"]
-    assert [case.files[0].name for case in find_cases(tmp_path, ["DX", ""])] == ["a.dcm", "c.png"]
-    assert [case.modality for case in find_cases(tmp_path / "b.dcm", ["CT"])] == ["CT"]
 
 
 def test_a_refusal_survives_the_way_out_of_a_worker() -> None:

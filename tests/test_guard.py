@@ -52,7 +52,9 @@ def duties(factor: int = 1):
         "print": lambda: Reply(os.write(1, SECRET.encode()) + os.write(2, SECRET.encode())),
         "core": lambda: Reply(resource.getrlimit(resource.RLIMIT_CORE)[0]),
         "environment": lambda: Reply(os.environ.get("OMP_NUM_THREADS")),
-        "descriptors": lambda: Reply([os.readlink(f"/proc/self/fd/{fd}") for fd in range(3, 64) if is_open(fd)]),
+        "descriptors": lambda: Reply(
+            [str(Path(f"/proc/self/fd/{fd}").readlink()) for fd in range(3, 64) if is_open(fd)]
+        ),
         "write": lambda path: Reply(Path(path).write_bytes(bytes(2**21))),
         "deep": lambda: Reply(deep()),
     }

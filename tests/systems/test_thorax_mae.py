@@ -6,8 +6,9 @@ import tiny
 import torch
 from lightning import Trainer
 
-from medvit.case import Case, read_header
+from medvit.case import Case
 from medvit.data.cases import Cases
+from medvit.discover import read_case
 from medvit.errors import MedvitError, Skipped
 from medvit.evaluate.metrics import auroc
 from medvit.systems.thorax_mae import CHANNELS, ThoraxMAE, ThoraxMAEPretraining, colour
@@ -56,7 +57,7 @@ def test_frontal_chest_films_and_pictures_are_not_refused(system, one):
 
 
 def test_a_film_becomes_a_normalised_square_with_the_way_back(system, make_film, tmp_path):
-    film = read_header(make_film(tmp_path / "film.dcm", tiny.draw(1, True, False), bits=8))
+    film = read_case(make_film(tmp_path / "film.dcm", tiny.draw(1, True, False), bits=8))
     sample = system.preprocess(film)
     assert sample.x.shape == (1, 32, 32) and sample.y.isnan().all()
     grey = sample.x * system.std + system.mean
@@ -65,7 +66,7 @@ def test_a_film_becomes_a_normalised_square_with_the_way_back(system, make_film,
 
 
 def test_targets_are_in_the_order_of_the_labels_and_unknown_where_not_named(system, make_film, tmp_path):
-    film = read_header(make_film(tmp_path / "film.dcm", tiny.draw(1, True, False), bits=8))
+    film = read_case(make_film(tmp_path / "film.dcm", tiny.draw(1, True, False), bits=8))
     labelled = Case(film.uid, film.modality, film.files, labels={"Effusion": 1.0})
     y = system.sample(system.read(labelled), labelled).y
     assert y[0].isnan() and y[1] == 1

@@ -1,0 +1,94 @@
+"""What a file is, told by its first bytes: the part of discovery that opens files, done by worker processes."""
+
+import hashlib
+import os
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from medvit.case import PICTURES
+from medvit.errors import Unanswered
+from medvit.guard import Duty, Reply
+from medvit.readers import zips
+from medvit.readers.survey import FACTS, read_facts, regular_file
+
+FACT_NAMES = (*FACTS, "transfer_syntax")
+DIGITS = 5  # a number of the header with fewer may stand in a path: it tells little and is everywhere
+BLOCK = 2**20  # bytes
+
+
+def headers(files: Sequence[tuple[str, str, int]]) -> Reply:
+    """What each of some files is.
+
+    Args:
+        files: Path to open, the part of the path that may name a patient, and the size in bytes that it is expected to have.
+
+    Returns:
+        For each: its kind (``dicom``, ``picture``, ``zip`` or the name of a refusal), and what that needs.
+    """
+    return Reply([_header(*file) for file in files])
+
+
+def _header(file: str, shown: str, size: int) -> list[Any]:
+    try:
+        told = _told(file, shown)
+        if os.stat(file, follow_symlinks=False).st_size != size:  # noqa: PTH116
+            raise Unanswered("changing", "It grew or shrank meanwhile. Wait until it is complete, then use --resume.")
+        return told
+    except Unanswered as refusal:
+        return [type(refusal).__name__, refusal.reason, str(refusal)]
+    except OSError as error:
+        return ["Unanswered", "unreadable", f"It cannot be opened: {error.strerror}."]
+
+
+def _told(file: str, shown: str) -> list[Any]:
+    suffix = os.path.splitext(file)[1].lower()  # noqa: PTH122
+    if suffix in PICTURES or suffix == zips.SUFFIX:
+        with regular_file(Path(file)) as descriptor:
+            start = os.pread(descriptor, 4, 0)
+        if suffix in PICTURES:
+            return ["picture"]
+        if start in zips.MAGIC:
+            return ["zip"]
+    facts, words = read_facts(Path(file))
+    return ["dicom", [facts[name] for name in FACT_NAMES], _naming(shown, words)]
+
+
+def _naming(shown: str, words: Iterable[str]) -> list[str]:
+    """The parts of a path in which one of the words stands."""
+    whole = _folded(shown)
+    told = [word for word in map(_folded, words) if word in whole and not (word.isdecimal() and len(word) < DIGITS)]
+    return [part for part in shown.split("/") if any(word in _folded(part) for word in told)] if told else []
+
+
+def _folded(text: str) -> str:
+    return unicodedata.normalize("NFKC", text).casefold()
+
+
+def unpack(archive: str, folder: str, *so_far: Any) -> Reply:
+    """See `medvit.readers.zips.unpack`."""
+    try:
+        return Reply(zips.unpack(Path(archive), Path(folder), zips.Progress(*so_far)))
+    except OSError as error:
+        raise Unanswered("unreadable", f"The zip cannot be read: {error.strerror}.") from error
+
+
+def content(file: str) -> Reply:
+    """SHA-256 of a file, read in blocks."""
+    try:
+        with regular_file(Path(file)) as descriptor:
+            sha = hashlib.sha256()
+            while block := os.read(descriptor, BLOCK):
+                sha.update(block)
+    except OSError as error:
+        raise Unanswered("unreadable", f"It cannot be read: {error.strerror}.") from error
+    return Reply(sha.hexdigest())
+
+
+DUTIES: Mapping[str, Duty] = {"headers": headers, "unpack": unpack, "content": content}
+
+
+def duties() -> Mapping[str, Duty]:
+    """`DUTIES`, to be loaded by a worker of its own."""
+    return DUTIES
