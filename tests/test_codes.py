@@ -3,8 +3,9 @@
 import re
 
 import pytest
+from pydicom.sr._concepts_dict import concepts
 
-from medvit.codes import CODES, LABEL_SETS, PRIVATE, code_of, file_name, labels_of
+from medvit.codes import CODES, LABEL_SETS, METHODS, PRIVATE, TERMS, code_of, file_name, labels_of
 from medvit.errors import MedvitError
 
 
@@ -21,6 +22,28 @@ def test_every_label_of_a_set_has_a_code_that_was_checked(name) -> None:
         assert label.code == CODES[label.name]
         assert label.code.source
         assert re.fullmatch(r"\d{4}-\d\d-\d\d", label.code.checked_on)
+
+
+def test_every_concept_of_written_objects_was_checked_and_the_standards_are_in_its_tables() -> None:
+    for code in [*TERMS.values(), *CODES.values()]:
+        assert code.source
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d", code.checked_on)
+        assert len(code.meaning) <= 64
+        if code.source.startswith("DICOM PS3.16"):
+            meanings = [found[code.value][0] for found in concepts[code.scheme].values() if code.value in found]
+            assert code.meaning in meanings, code
+            context = re.search(r"CID (\d+)", code.source)
+            groups = [found[code.value][1] for found in concepts[code.scheme].values() if code.value in found]
+            assert context is None or any(int(context[1]) in group for group in groups), code
+
+
+def test_the_private_codes_are_these_and_no_more() -> None:
+    private = {code.value for code in [*TERMS.values(), *CODES.values()] if code.scheme == PRIVATE}
+    assert private == {"PLEURAL-THICK", "HERNIA", "THRESHOLD"}
+
+
+def test_every_method_of_heat_maps_has_a_concept() -> None:
+    assert set(METHODS.values()) <= set(TERMS)
 
 
 @pytest.mark.parametrize("name", [*CODES, "Something quite unheard of, at least here", "Lung Opacity"])

@@ -111,6 +111,8 @@ def sign(dataset: Dataset, source: Source, run: Run) -> None:
         if date in dataset:
             setattr(dataset, date, started.strftime("%Y%m%d"))
             setattr(dataset, time, started.strftime("%H%M%S"))
+    for item in (*dataset.get("DimensionOrganizationSequence", ()), *dataset.get("DimensionIndexSequence", ())):
+        item.DimensionOrganizationUID = derived_uid("dimensions", dataset.SOPInstanceUID)  # the builder draws one
     dataset.ContributingEquipmentSequence = _equipment(source, run)
     dataset.CodingSchemeIdentificationSequence = [
         CodingSchemeIdentificationItem(
@@ -124,8 +126,8 @@ def name_body_part(image: Dataset, source: Source) -> None:
     for keyword in ("BodyPartExamined", "Laterality"):
         if keyword in source.evidence:
             setattr(image, keyword, source.evidence[keyword].value)
-    if not {"BodyPartExamined", "Laterality"} & set(image.dir()):
-        image.Laterality = ""  # unknown: the part might be a paired one
+    if "BodyPartExamined" not in image and "Laterality" not in image:
+        image.Laterality = ""  # unknown, and the part might be a paired one
 
 
 def _zone(offset: str) -> timezone:

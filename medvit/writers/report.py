@@ -6,6 +6,7 @@ film's references and probabilities filled in, which is several times faster.
 Source: DICOM PS3.3 A.35.13 (Comprehensive 3D SR), PS3.16 TID 1500 and 1501; IHE AI Results, qualitative findings.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from io import BytesIO
@@ -132,7 +133,7 @@ def _fill(report: Dataset, findings: tuple[Finding, ...], source: Source, run: R
         items = group.ContentSequence
         _, items[place[codes.DCM.TrackingUniqueIdentifier.value]].UID = dicom.tracking(source, run, finding.label.name)
         number = items[place[TERMS["probability"].value]].MeasuredValueSequence[0]
-        number.NumericValue = round(finding.probability, DIGITS)
+        number.NumericValue = number.FloatingPointValue = round(finding.probability, DIGITS)
         present = dicom.term("present" if finding.positive else "absent")
         items[place[TERMS["presence"].value]].ConceptCodeSequence = [present]
         _refer(items[place[codes.DCM.SourceOfMeasurement.value]].ReferencedSOPSequence[0], evidence)
@@ -153,6 +154,12 @@ def _code(item: Dataset) -> str:
     return str(item.ConceptNameCodeSequence[0].CodeValue)
 
 
+def _number(measured: Dataset) -> float:
+    """The number that both of its forms say; NaN, which equals nothing, where they differ."""
+    number = float(measured.NumericValue)
+    return number if number == measured.FloatingPointValue else math.nan
+
+
 def read_report(report: Dataset) -> Said:
     """What a report of ours says: Tracking Identifier to probability, threshold and whether it is present."""
     said = {}
@@ -160,8 +167,7 @@ def read_report(report: Dataset) -> Said:
     for group in groups:
         items = group.ContentSequence
         probability, threshold = (
-            float(items[place[TERMS[name].value]].MeasuredValueSequence[0].NumericValue)
-            for name in ("probability", "threshold")
+            _number(items[place[TERMS[what].value]].MeasuredValueSequence[0]) for what in ("probability", "threshold")
         )
         presence = items[place[TERMS["presence"].value]].ConceptCodeSequence[0].CodeValue
         name = str(items[place[codes.DCM.TrackingIdentifier.value]].TextValue)

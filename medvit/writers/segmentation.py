@@ -46,7 +46,8 @@ def write_segmentation(result: Result, folder: Path, run: Run) -> list[Path]:
         omit_empty_frames=False,
         **dicom.identify(source, run, SEGMENTS),
     )
-    dicom.name_body_part(segments, source)
+    if "BodyPartExamined" in source.evidence:
+        segments.BodyPartExamined = source.evidence.BodyPartExamined
     dicom.sign(segments, source, run)
     return [dicom.write_object(folder / "seg.dcm", segments, lambda back: np.array_equal(read_masks(back), masks[0]))]
 
