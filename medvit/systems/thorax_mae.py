@@ -52,7 +52,8 @@ class Films(System):
         super().refuse(case)
         part, position = case.header.get("body_part", ""), case.header.get("view", "")
         if part and not any(word in part.upper() for word in ("CHEST", "THORAX", "LUNG")):
-            raise Skipped("body_part", f"Its body part is {part}; {type(self).__name__} reads chest films.")
+            # What it is stays untold: people type names there too.
+            raise Skipped("body_part", f"Its body part is not the chest; {type(self).__name__} reads chest films.")
         if position.upper() in LATERAL:
             raise Skipped("view", f"Its view position is {position}; {type(self).__name__} reads frontal films.")
 
