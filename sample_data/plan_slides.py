@@ -9,9 +9,9 @@ from PIL import Image
 from paint_slides import MPP, Stain, paint_slide
 from pyramids import write_pyramid
 
-SLIDES = 36
-SHARES = {"train": 4 / 9, "val": 2 / 9, "test": 3 / 9}  # of all slides; half of each split holds tumour
-TUMOUR = (0.08, 0.35)  # share of the tissue
+SLIDES = 40
+SHARES = {"train": 0.5, "val": 0.2, "test": 0.3}  # of all slides; half of each split holds tumour
+TUMOUR = (0.12, 0.4)  # share of the tissue
 INKED = 1 / 3
 QUALITY = 55
 SHAPE = (1_280, 1_536)  # pixels of 0.5 um

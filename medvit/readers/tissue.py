@@ -21,6 +21,7 @@ GLASS_RANGE = (0.6, 1.0)
 SPECK_UM = 60.0  # diameter of what is too small to be tissue
 HOLE_UM = 60.0  # diameter of a hole that is filled; larger ones are lumen or fat
 PEN_RIM_UM = 40.0
+FAINT_INK = 0.02
 
 
 def find_tissue(picture: Pixels, mpp: float) -> Mask:
@@ -58,13 +59,17 @@ def find_pen(picture: Plane, mpp: float) -> Mask:
         mpp: Micrometres a pixel.
     """
     red, green, blue = picture[..., 0], picture[..., 1], picture[..., 2]
-    cold = (green - red > 0.10) & (np.maximum(green, blue) - red > 0.2)
-    pure_red = red - np.maximum(green, blue) > 0.5
-    black = picture.max(-1) < 0.22
-    ink = _without_small(cold | pure_red | black, 2 * SPECK_UM, mpp)
+    top, colour = picture.max(-1), picture.max(-1) - picture.min(-1)
+    green_ink = (green - red > 0.10) & (top - red > 0.2)
+    blue_ink = (green - red > FAINT_INK) & (blue - red > 0.3)
+    red_ink = red - np.maximum(green, blue) > 0.5
+    black_ink = (top < 0.35) & (colour < 0.12)
+    ink = _without_small(green_ink | blue_ink | red_ink | black_ink, SPECK_UM, mpp)
     if not ink.any():
         return ink
-    return np.asarray(ndimage.distance_transform_edt(~ink) * mpp <= PEN_RIM_UM)
+    faint = ink | (green - red > FAINT_INK) | ((top < 0.7) & (colour < 0.05))
+    spread = ndimage.binary_propagation(ink, mask=faint)  # to where the ink fades out
+    return np.asarray(ndimage.distance_transform_edt(~spread) * mpp <= PEN_RIM_UM)
 
 
 def otsu(plane: Plane) -> float:
