@@ -179,7 +179,7 @@ def test_a_film_of_two_fragments_that_lost_the_second_is_truncated(write) -> Non
 
 
 def test_what_precedes_the_pixels_is_read_of_a_bomb_without_inflating_it(write) -> None:
-    from corpus import deflate_bomb
+    from corpus_pixels import deflate_bomb
 
     header = film(named=DEFLATED)
     begin = header.index(b"\x08\0\x16\0UI")
