@@ -6,6 +6,7 @@ Source: DICOM PS3.3 A.8.1 (Secondary Capture Image), C.8.6 (SC equipment), C.7.6
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -158,8 +159,11 @@ def _write(
     pen: ImageDraw.ImageDraw, place: tuple[int, int], width: int, text: str, colour: tuple[int, int, int]
 ) -> None:
     """A line of text, smaller where it would not fit the width."""
-    room = width - LINE
-    font = ImageFont.load_default(TEXT)
-    if pen.textlength(text, font) > room:
-        font = ImageFont.load_default(max(TEXT * room / pen.textlength(text, font), 6))
+    length, room = pen.textlength(text, _font(TEXT)), width - LINE
+    font = _font(TEXT) if length <= room else _font(max(int(TEXT * room / length), 6))
     pen.text((place[0] + LINE // 4, place[1] + LINE // 8), text, fill=colour, font=font)
+
+
+@lru_cache(maxsize=TEXT)
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
