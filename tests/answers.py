@@ -72,7 +72,7 @@ def tool(name: str) -> str:
 
 def said_by(command: Sequence[str | Path]) -> str:
     """Everything that a tool says."""
-    done = subprocess.run([*map(str, command)], capture_output=True, check=False, timeout=120)
+    done = subprocess.run([*map(str, command)], capture_output=True, check=False, timeout=300)
     return (done.stdout + done.stderr).decode("utf-8", "replace")
 
 
