@@ -85,7 +85,8 @@ def locked(folder: Path) -> Iterator[None]:
 
 def halted(path: Path, error: OSError) -> Halted:
     """The sentence for a disk that refuses."""
-    return Halted(f"{path} cannot be written: {error.strerror or error}. Make room, then use --resume.")
+    why = error.strerror or (os.strerror(error.errno) if error.errno else type(error).__name__)
+    return Halted(f"{path} cannot be written: {why}. Make room, then use --resume.")
 
 
 def _sync(path: Path) -> None:
