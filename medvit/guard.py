@@ -156,7 +156,9 @@ class Worker:
         try:
             loaded = received(line, time.monotonic() + self.limits.load_s, 0)
         except (OSError, ValueError):
-            loaded = MedvitError("It died or hung.")
+            loaded = MedvitError(
+                'It died or hung. A script of your own needs `if __name__ == "__main__":` around its work.'
+            )
         if not isinstance(loaded, Reply):
             self.close()
             self._broken = f"A worker process cannot be started. {loaded}"
