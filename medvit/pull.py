@@ -137,6 +137,9 @@ def _pulled(archive: Archive, folder: Path, place: Place, patient: str, journal:
     key = digest(place.sop)
     path = folder / f"{key}.dcm"
     for record in journal.read([key]):
+        if (record["study"], record["series"]) != (place.study, place.series):
+            log.warning("%s: uid_conflict: The archive holds this UID in two series; the first one stays.", path.name)
+            return "refused"
         if path.is_file() and path.stat().st_size == record["bytes"] and _sha256(path) == record["sha256"]:
             return "kept"
     if shutil.disk_usage(folder).free < SPARE_BYTES:

@@ -91,7 +91,7 @@ class Orthanc:
             self.process = subprocess.Popen(
                 command, stdout=log, stderr=log, env={**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin"}
             )
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while True:
             try:
                 self.ask("/system")
@@ -109,7 +109,7 @@ class Orthanc:
     def close(self) -> None:
         if self.process is not None:
             self.process.terminate()
-            self.process.wait(20)
+            self.process.wait(60)
         self.network.close()
 
     def ask(self, path: str, method: str = "GET", body: bytes | None = None) -> Any:

@@ -35,7 +35,7 @@ ARTEFACTS = Path(__file__).parents[1] / ".artefacts"
 ROWS, COLUMNS = 512, 384
 MARKER = (slice(40, 120), slice(280, 340))  # bright, at the upper right of the film
 HOT = (416, 96)  # row and column where the heat map is highest, at the lower left
-PATIENCE_S = 60
+PATIENCE_S = 120
 
 
 @pytest.fixture

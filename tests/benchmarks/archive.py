@@ -12,11 +12,11 @@ import time
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1])]
-import orthanc
-import tiny
-from conftest import _make_film
+import orthanc  # noqa: E402
+import tiny  # noqa: E402
+from conftest import _make_film  # noqa: E402
 
-from medvit.cli import main
+from medvit.cli import main  # noqa: E402
 
 
 def timed(title: str, *words: object) -> None:
