@@ -11,10 +11,18 @@ from medvit.case import PICTURES
 from medvit.errors import Unanswered
 from medvit.guard import Duty, Reply
 from medvit.readers import zips
-from medvit.readers.survey import FACTS, read_facts, regular_file
+from medvit.readers.survey import FACTS, WORD, read_facts, regular_file
 
 FACT_NAMES = (*FACTS, "transfer_syntax")
-DIGITS = 5  # a number of the header with fewer may stand in a path: it tells little and is everywhere
+LONG = 5  # characters of a word that names a patient wherever it stands in a path; shorter ones are everywhere
+# Words that stand for a patient's name in headers and name nobody.
+NOBODY = frozenset(
+    (
+        "anonym", "anonymous", "anonymized", "anonymised", "chest", "compressedsamples", "deidentified", "dicom", "image",
+        "images", "number", "patient", "pattern", "phantom", "sample", "samples", "series", "study", "subject", "test",
+        "unknown",
+    )
+)  # fmt: skip
 BLOCK = 2**20  # bytes
 
 
@@ -56,10 +64,16 @@ def _told(file: str, shown: str) -> list[Any]:
 
 
 def _naming(shown: str, words: Iterable[str]) -> list[str]:
-    """The parts of a path in which one of the words stands."""
+    """The parts of a path that name the patient: by a long word of the header, or by two short ones."""
+    told = frozenset(map(_folded, words)) - NOBODY
     whole = _folded(shown)
-    told = [word for word in map(_folded, words) if word in whole and not (word.isdecimal() and len(word) < DIGITS)]
-    return [part for part in shown.split("/") if any(word in _folded(part) for word in told)] if told else []
+    if not any(word in whole for word in told):
+        return []
+    return [part for part in shown.split("/") if _names(_folded(part), told)]
+
+
+def _names(part: str, told: frozenset[str]) -> bool:
+    return any(len(word) >= LONG and word in part for word in told) or len(told.intersection(WORD.split(part))) > 1
 
 
 def _folded(text: str) -> str:

@@ -28,7 +28,9 @@ MAGNIFICATION_RANGE = (0.7, 1.45)
 LEVEL_TOLERANCE = 0.02  # a level that is coarser by no more than this is not passed over for a finer one
 REGION_PIXELS = 2**26  # of a level, for one read: 256 MiB
 BLOCK = 2_048  # pixels of a level that an overview reads at a time
-SMALLEST_BLOCK = 256
+SMALLEST_BLOCK = 64
+FAILURES = 1_000  # of blocks of an overview; from then on they are not divided any more
+DRIFT = 0.05  # pixels by which the far edge of a tile may be off when a level is read as it is
 
 
 class Level(NamedTuple):
@@ -92,7 +94,8 @@ class Slide:
             mpp: Micrometres a pixel of the tile.
 
         Returns:
-            (size, size, 3) uint8, RGB over white; exactly ``size * mpp`` micrometres a side.
+            (size, size, 3) uint8, RGB over white; ``size * mpp`` micrometres a side. Where a level has this very resolution it
+            is read as it is, from its nearest whole pixel; else the next finer one is resampled from the exact place.
 
         Raises:
             Rejected: ``tile`` when its pixels cannot be decoded, ``out_of_bounds`` when it leaves the slide.
@@ -107,7 +110,7 @@ class Slide:
         step = scale / level.downsample  # pixels of the level a pixel
         left, top = xy_level0[0] / level.downsample, xy_level0[1] / level.downsample
         width, height = size
-        if abs(step - 1) * max(size) < 0.5 and width <= level.width and height <= level.height:
+        if abs(step - 1) * max(size) < DRIFT and width <= level.width and height <= level.height:
             x, y = min(round(left), level.width - width), min(round(top), level.height - height)
             return self._pixels(level, x, y, width, height)
         if step * width * step * height > REGION_PIXELS:
@@ -139,6 +142,7 @@ class Slide:
         step = mpp / self.mpp / self.level_for(mpp).downsample
         block = max(1, int(BLOCK / step))
         blocks = [(x, y, block) for y in range(0, height, block) for x in range(0, width, block)]
+        failures = 0
         while blocks:
             x, y, side = blocks.pop()
             wide, high = min(side, width - x), min(side, height - y)
@@ -146,7 +150,8 @@ class Slide:
                 part = self.region((x * mpp / self.mpp, y * mpp / self.mpp), (wide, high), mpp)
                 picture[y : y + high, x : x + wide] = part
             except Unanswered:
-                if side * step <= SMALLEST_BLOCK or side == 1:
+                failures += 1
+                if side * step <= SMALLEST_BLOCK or side == 1 or failures > FAILURES:
                     unread[y : y + high, x : x + wide] = True
                     continue
                 half = (side + 1) // 2

@@ -205,7 +205,7 @@ def read_facts(path: Path) -> tuple[dict[str, str], tuple[str, ...]]:
         header[name] = header[name] if UID.fullmatch(header[name]) else ""
     for name in ("body_part", "view"):
         header[name] = header[name] if CODE.fullmatch(header[name]) else ""
-    if header["modality"] and header["modality"] not in MODALITIES:
+    if header["modality"] not in MODALITIES:  # "" is that of pictures
         header["modality"] = "unknown"
     header["instance"] = header["instance"] if WHOLE.fullmatch(header["instance"]) else ""
     for name in ("rows", "columns"):
