@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.overrides += rest  # argparse gives up on key=value words behind an option
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.captureWarnings(True)
-    for chatty in ("py.warnings", "pydicom"):  # their texts quote values of headers
+    for chatty in ("py.warnings", "pydicom", "highdicom"):  # their texts quote values of headers
         logging.getLogger(chatty).disabled = True  # a level would be reset when pydicom is imported
     try:
         code: int = options.verb(options)

@@ -4,6 +4,7 @@ Untrusted files are opened here and nowhere else; see `medvit.guard` for what co
 """
 
 import dataclasses
+import functools
 import os
 import shutil
 import time
@@ -17,7 +18,7 @@ from medvit.case import Case
 from medvit.data.batch import Sample
 from medvit.data.inputs import targets
 from medvit.discover import DUTIES as DISCOVERY
-from medvit.errors import Halted, MedvitError, Unanswered
+from medvit.errors import Halted, MedvitError, Unanswered, Unreferable
 from medvit.guard import Duty, Reply
 from medvit.image import Fit
 from medvit.result import Result, Run
@@ -51,7 +52,7 @@ def duties(system: System, out: Path, write: Sequence[str], run: Run) -> Mapping
         write: Names of `WRITERS`.
         run: Who answers.
     """
-    writers = [writer for name in write if (writer := WRITERS[name])]
+    writers = {name: writer for name in write if (writer := WRITERS[name])}
 
     def read(case: Case) -> Reply:
         started = time.monotonic()
@@ -59,8 +60,9 @@ def duties(system: System, out: Path, write: Sequence[str], run: Run) -> Mapping
 
     def put(result: Result) -> Reply:
         started = time.monotonic()
-        written(dataclasses.replace(result, read=system.read), out, writers, run)
-        return Reply(time.monotonic() - started)
+        read = functools.lru_cache(lambda: system.read(result.case))  # writers draw over the same pixels
+        left_out = written(dataclasses.replace(result, read=lambda _: read()), out, writers, run)
+        return Reply({"left out": left_out, "seconds": time.monotonic() - started})
 
     return {**DISCOVERY, "read": read, "write": put}
 
@@ -80,17 +82,24 @@ def unpacked(reply: Reply, case: Case, system: System) -> tuple[Sample, float]:
     return Sample(x, targets(case, system.labels), case, fit, reply.plain["origin"]), reply.plain["seconds"]
 
 
-def written(result: Result, out: Path, writers: Sequence[Writer], run: Run) -> None:
+def written(result: Result, out: Path, writers: Mapping[str, Writer], run: Run) -> dict[str, str]:
     """Write what a result leaves behind; the case's folder appears whole or not at all.
+
+    Returns:
+        Which writers left nothing because no object can refer to this case, and why.
 
     Raises:
         Halted: When the disk refuses.
         Unanswered: When this result alone cannot be written.
     """
     part = out / WORK / f"{result.case.key}.{os.getpid()}"
+    left_out = {}
     try:
-        for writer in writers:
-            writer(result, part, run)
+        for name, writer in writers.items():
+            try:
+                writer(result, part, run)
+            except Unreferable as refusal:
+                left_out[name] = str(refusal)
         if part.exists():
             whole_folder(part, out / "cases" / result.case.key)
     except (Halted, Unanswered):
@@ -101,3 +110,4 @@ def written(result: Result, out: Path, writers: Sequence[Writer], run: Run) -> N
         raise Unanswered("unwritten", f"Its results could not be written ({type(error).__name__}).") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
+    return left_out

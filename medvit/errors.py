@@ -40,3 +40,7 @@ class Rejected(Unanswered):
     """This system's kind of input, but not fit to be answered: truncated, without pixels, not decodable."""
 
     status = "rejected"
+
+
+class Unreferable(Unanswered):
+    """A case that no DICOM object can refer to; its answer stands in tables and pictures all the same."""

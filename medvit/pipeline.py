@@ -5,7 +5,7 @@ cases in the same order however often a run was interrupted, so that it answers 
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -119,11 +119,19 @@ def _finished(writing: Sequence[_Writing]) -> list[Answer]:
     answers = []
     for answered, files in writing:
         try:
-            seconds = files.result().plain if files else 0.0
-            answers.append(answered._replace(seconds=answered.seconds + seconds))
+            answers.append(_with_files(answered, files.result().plain) if files else answered)
         except Unanswered as refusal:
             answers.append(answered._replace(result=refusal))
     return answers
+
+
+def _with_files(answered: Answer, told: Mapping[str, Any]) -> Answer:
+    """An answer whose files are written, with what was left out of them and why."""
+    case, result, seconds = answered
+    if isinstance(result, Result) and told["left out"]:
+        left_out = {f"no {name}": why for name, why in told["left out"].items()}
+        result = replace(result, origin={**result.origin, **left_out})
+    return Answer(case, result, seconds + told["seconds"])
 
 
 def _reason(answered: Answer) -> str:

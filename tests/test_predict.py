@@ -112,7 +112,9 @@ def answered(trained, films, tmp_path_factory):
 def answered_mixed(trained, mixed, tmp_path_factory):
     """A run on `mixed`, by the real command: its folder and how it ended."""
     out = tmp_path_factory.mktemp("out") / "mixed"
-    done = tiny.medvit("predict", trained.checkpoint, *PLAIN, mixed, "-o", out, "--workers", 0, "--json", cwd=trained.folder)
+    done = tiny.medvit(
+        "predict", trained.checkpoint, *PLAIN, mixed, "-o", out, "--workers", 0, "--json", cwd=trained.folder
+    )
     return out, done
 
 
@@ -405,8 +407,8 @@ def test_a_reader_that_fails_in_an_unforeseen_way_costs_that_case_alone(trained,
 
 
 def test_a_heat_map_that_cannot_be_written_fails_its_case(trained, films, tmp_path, monkeypatch):
-    from medvit.errors import MedvitError
     from medvit.duties import WRITERS
+    from medvit.errors import MedvitError
 
     def full(result, folder, run):
         raise MedvitError("The disk is full.")
@@ -432,6 +434,15 @@ def test_pictures_are_answered_like_the_films_they_show(trained, films, answered
     assert mine == pytest.approx(theirs, abs=1e-4)
 
 
+def test_a_film_that_no_object_can_refer_to_is_answered_and_the_record_says_so(trained, film_writer, tmp_path):
+    film_writer(tmp_path / "in" / "a.dcm", 5, StudyInstanceUID=None)
+    words = ("predict", trained.checkpoint, tmp_path / "in", "-o", tmp_path / "out", "--workers", 0)
+    assert main(list(map(str, words))) == 0
+    (record,) = map(json.loads, (tmp_path / "out/records.jsonl").read_text().splitlines())
+    assert "StudyInstanceUID is missing" in record["origin"]["no sr"] and "no sc" in record["origin"]
+    assert len(record["findings"]) == 2 and not list(tmp_path.glob("out/cases/*/*.dcm"))
+
+
 def test_file_names_that_no_text_can_hold_are_answered_too(trained, films, tmp_path):
     inbox = tmp_path / "in"
     inbox.mkdir()
@@ -444,8 +455,8 @@ def test_file_names_that_no_text_can_hold_are_answered_too(trained, films, tmp_p
 
 
 def test_results_come_in_the_order_of_the_cases(trained, films):
-    from medvit.discover import find_cases
     from medvit.data.batch import Batch
+    from medvit.discover import find_cases
     from medvit.workflow import load_system
 
     system = load_system(trained.checkpoint)

@@ -20,7 +20,7 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataset import Dataset
 
 from medvit.case import PICTURES, UID, Case
-from medvit.errors import Unanswered
+from medvit.errors import Unreferable
 from medvit.readers.survey import survey
 
 PATIENT = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex")  # written empty where unknown, as is STUDY
@@ -68,7 +68,7 @@ def open_source(case: Case) -> Source | None:
     """The header of a case's first file; None for a picture, which no DICOM object can refer to.
 
     Raises:
-        Unanswered: When the header has no UIDs that an object could refer to.
+        Unreferable: When the header has no UIDs that an object could refer to.
     """
     if case.files[0].suffix.lower() in PICTURES:
         return None
@@ -77,13 +77,11 @@ def open_source(case: Case) -> Source | None:
     text = {keyword: _clean(keyword, _decode(value, encodings)) for keyword, value in raw.items()}
     for keyword in REFERENCE:
         if not UID.fullmatch(text.get(keyword, "")):
-            raise Unanswered(
-                "no_reference",
-                f"Its {keyword} is missing or no UID, so that no DICOM object can refer to it. Without `sr`, `sc`, `pm` "
-                "and `seg` in --write it can be answered.",
+            raise Unreferable(
+                "no_reference", f"Its {keyword} is missing or no UID, so that no DICOM object can refer to it."
             )
     if pydicom.uid.UID(text["SOPClassUID"]).type != "SOP Class":
-        raise Unanswered("no_reference", "Its SOP class is none of the standard's; no DICOM object can refer to it.")
+        raise Unreferable("no_reference", "Its SOP class is none of the standard's; no DICOM object can refer to it.")
     identity = {keyword: text.get(keyword, "") for keyword in (*PATIENT, *STUDY)}
     identity |= {keyword: text[keyword] for keyword in MORE if text.get(keyword)}
     if identity.get("PatientIdentityRemoved") == "YES":
