@@ -422,12 +422,12 @@ def test_refused_cases_are_no_party_to_a_conflict(make_film, tmp_path) -> None:
 
 
 def test_parts_of_a_path_that_name_the_patient_are_not_shown(make_film, tmp_path) -> None:
-    patient = {"PatientName": "Zzsecret^Ægir", "PatientID": "MRN-778899", "SpecificCharacterSet": "ISO_IR 192"}
+    patient = {"PatientName": "Zzsecret^Ægirson", "PatientID": "MRN-778899", "SpecificCharacterSet": "ISO_IR 192"}
     plain = {"PatientName": "Other^Who", "PatientID": "4711"}
     make_film(tmp_path / "in/films of ZZSECRET, A/0.dcm", RAMP, **patient)
     make_film(tmp_path / "in/films of ZZSECRET, A/other.x", RAMP)
     make_film(tmp_path / "in/y/778899.dcm", RAMP, **patient)
-    make_film(tmp_path / "in/y/\u00c6GIR.dcm", RAMP, **patient)
+    make_film(tmp_path / "in/y/\u00c6GIRSON.dcm", RAMP, **patient)
     make_film(tmp_path / "in/y/4711.dcm", RAMP, **plain)
     (tmp_path / "in/films of ZZSECRET, A/notes.txt").touch()
     found = discover([tmp_path / "in"], Pool(0, duties), lambda case: None)
@@ -435,9 +435,24 @@ def test_parts_of_a_path_that_name_the_patient_are_not_shown(make_film, tmp_path
     folder = f"~{digest('films of ZZSECRET, A')}"
     assert shown == sorted(
         [f"{folder}/0.dcm", f"{folder}/notes.txt", f"{folder}/other.x", "y/4711.dcm"]
-        + [f"y/~{digest(name)}" for name in ("778899.dcm", "\u00c6GIR.dcm")]
+        + [f"y/~{digest(name)}" for name in ("778899.dcm", "\u00c6GIRSON.dcm")]
     )
     assert "ZZSECRET" in str({one.case.files for one in found if one.case})  # they can still be opened
+
+
+@pytest.mark.parametrize(
+    ("name", "patient", "shown"),
+    [
+        ("lee_ann.dcm", "Lee^Ann", False), ("lee.dcm", "Lee^Ann", True), ("leeann.dcm", "Lee^Ann", True),
+        ("CT2_JPLL.dcm", "CT2^CompressedSamples", True), ("anonymous-1.dcm", "Anonymous", True),
+        ("schmidt1.dcm", "SCHMIDT^EVA", False), ("0012.dcm", "4711^0012", True), ("x20012x.dcm", "20012", False),
+        ("Mu\u0308ller.dcm", "M\u00fcller", False),
+    ],
+)  # fmt: skip
+def test_a_long_word_or_two_short_ones_name_a_patient(make_film, tmp_path, name, patient, shown) -> None:
+    make_film(tmp_path / name, RAMP, PatientName=patient, SpecificCharacterSet="ISO_IR 192", PatientID="")
+    (found,) = scanned(tmp_path).values()
+    assert found.source == f"{tmp_path}/{name if shown else '~' + digest(name)}"
 
 
 def test_what_the_user_typed_is_shown_as_it_was_typed(make_film, tmp_path) -> None:
