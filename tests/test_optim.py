@@ -9,7 +9,7 @@ from torch import nn
 
 from medvit.nets.mae import MAE
 from medvit.nets.vit import ViT
-from medvit.optim import decay_groups, layer_decay_groups, layer_of, scaled_lr, warmup_cosine
+from medvit.optim import clip_each, decay_by, decay_groups, layer_decay_groups, layer_of, scaled_lr, warmup_cosine
 
 LR, DECAY, LAYER_DECAY = 1e-3, 0.05, 0.55
 
@@ -128,3 +128,20 @@ def test_layers_keep_their_ratio_through_the_schedule() -> None:
 def test_the_rate_scales_with_the_batch() -> None:
     assert scaled_lr(2.5e-4, 1024) == pytest.approx(1e-3)
     assert scaled_lr(1.5e-4, 256) == 1.5e-4
+
+
+def test_every_gradient_is_shortened_by_its_own_norm() -> None:
+    long, short, none = (nn.Parameter(torch.zeros(4)) for _ in range(3))
+    long.grad, short.grad = torch.tensor([6.0, 0, 8, 0]), torch.tensor([0.3, 0.4, 0, 0])
+    clip_each([long, short, none], 3.0)
+    torch.testing.assert_close(long.grad, torch.tensor([1.8, 0, 2.4, 0]), rtol=1e-5, atol=0)
+    assert torch.equal(short.grad, torch.tensor([0.3, 0.4, 0, 0]))
+    assert none.grad is None
+    clip_each([none], 3.0)
+
+
+def test_only_groups_that_decay_take_another_weight_decay() -> None:
+    groups = decay_groups(nn.Linear(2, 2), DECAY)
+    optimizer = torch.optim.AdamW(groups, lr=1.0)
+    decay_by(optimizer, 0.4)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.4, 0]

@@ -15,10 +15,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from medvit.errors import MedvitError
+from medvit.nets.dino import DINO, Head
+from medvit.nets.ibot import IBOT
 from medvit.nets.mae import MAE
-from medvit.nets.vit import ViT, resample_positions
+from medvit.nets.mil import ABMIL, DSMIL
+from medvit.nets.vit import STRETCH, ViT, resample_positions
 from medvit.systems.thorax_mae import ThoraxMAE, ThoraxMAEPretraining
 from medvit.weights import (
+    bag_network,
+    dino,
+    dino_backbone,
+    dino_head,
     file_digest,
     load,
     mae,
@@ -338,3 +345,131 @@ def test_foreign_weights_are_no_system(tmp_path, metadata) -> None:
         read_own(tmp_path / "a.safetensors")
     with pytest.raises(MedvitError, match="is no checkpoint of a medvit system"):
         read_own(published(tmp_path / "a.pth", finetuned_state()))
+
+
+def small_dino(kind: type[DINO] = DINO, **head: Any) -> DINO:
+    return kind(small_vit(), Head(16, 6, hidden=8, bottleneck=4, **head))
+
+
+def random_like(module: nn.Module, seed: int = 5) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {key: torch.randn(value.shape, generator=generator) for key, value in module.state_dict().items()}
+
+
+def dino_file(path: Path, net: DINO) -> dict[str, Tensor]:
+    """A training file as ``main_dino.py`` or ``main_ibot.py`` writes it, every value random; its tensors by our names."""
+    state = random_like(net)
+    student = {f"module.{key.removeprefix('student.')}": v for key, v in state.items() if key.startswith("student.")}
+    teacher = {key.removeprefix("teacher."): v for key, v in state.items() if key.startswith("teacher.")}
+    loss = {"center": state["centre"]}
+    if isinstance(net, IBOT):
+        loss["center2"] = state["patch_centre"]
+        student["module.backbone.masked_embed"] = state["masked_embed"]
+        for part, prefix in ((student, "module."), (teacher, "")):  # a shared layer stands there twice
+            for letter in "gv" if net.student.head.last_layer2 is None else "":
+                part[f"{prefix}head.last_layer2.weight_{letter}"] = part[f"{prefix}head.last_layer.weight_{letter}"]
+    content = {"student": student, "teacher": teacher, f"{type(net).__name__.lower()}_loss": loss, "epoch": 99,
+               "optimizer": {"state": {}, "param_groups": []}, "args": argparse.Namespace(arch="vit_small")}  # fmt: skip
+    torch.save(content, path)
+    return state
+
+
+@pytest.mark.parametrize(("kind", "head"), [(DINO, {}), (IBOT, {"patch_out": 5}), (IBOT, {})])
+def test_a_published_distillation_is_taken_up_with_both_networks_and_its_centres(tmp_path, kind, head) -> None:
+    net = small_dino(kind, **head)
+    state = dino_file(tmp_path / "checkpoint.pth", net)
+    load(net, tmp_path / "checkpoint.pth", dino)
+    assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
+
+
+def test_the_teachers_backbone_is_taken_and_nothing_else(tmp_path) -> None:
+    state, net = dino_file(tmp_path / "checkpoint.pth", small_dino(IBOT)), small_vit()
+    load(net, tmp_path / "checkpoint.pth", dino_backbone)
+    assert all(torch.equal(value, state[f"teacher.backbone.{key}"]) for key, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize("wrap", [
+    lambda s: s,
+    lambda s: {"state_dict": s},
+    lambda s: {"teacher": {f"backbone.{k}": v for k, v in s.items()} | {"head.mlp.0.bias": torch.zeros(1)}},
+    lambda s: {"teacher": {f"module.backbone.{k}": v for k, v in s.items()}},
+    lambda s: {"teacher": s},
+    lambda s: {"student": {f"module.backbone.{k}": v for k, v in s.items()} | {"module.backbone.masked_embed": torch.ones(1)}},
+    lambda s: {"state_dict": {f"objective.teacher.backbone.{k}": v for k, v in s.items()} | {"objective.centre": torch.ones(1)}},
+])  # fmt: skip
+def test_a_backbone_is_found_under_every_published_name(tmp_path, wrap) -> None:
+    state, net = random_like(small_vit()), small_vit()
+    torch.save(wrap(state), tmp_path / "a.pth")
+    load(net, tmp_path / "a.pth", dino_backbone)
+    assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
+
+
+def test_a_backbone_with_a_key_too_few_or_of_another_kind_is_refused(tmp_path) -> None:
+    state = random_like(small_vit())
+    del state["blocks.1.norm2.bias"]
+    torch.save({"teacher": {f"backbone.{key}": value for key, value in state.items()}}, tmp_path / "a.pth")
+    assert "1 missing: blocks.1.norm2.bias" in complaint(small_vit(), tmp_path / "a.pth", dino_backbone)
+    assert "unexpected" in complaint(small_vit(), published(tmp_path / "b.pth", finetuned_state()), dino_backbone)
+    torch.save({"teacher": {}, "student": {}}, tmp_path / "c.pth")
+    assert "hold no tensors" in complaint(small_vit(), tmp_path / "c.pth", dino_backbone)
+
+
+def test_a_backbone_of_another_image_size_answers_as_dino_would_for_that_size(tmp_path) -> None:
+    state, x = random_like(small_vit()), torch.randn(2, 3, 48, 48)
+    torch.save(state, tmp_path / "a.pth")
+    small, large = small_vit(), small_vit(image_size=48)
+    load(small, tmp_path / "a.pth", dino_backbone)
+    load(large, tmp_path / "a.pth", dino_backbone)
+    torch.testing.assert_close(large(x), small(x))
+    assert torch.equal(large.pos_embed, resample_positions(state["pos_embed"], (4, 4), (6, 6), STRETCH))
+
+
+def test_a_file_with_one_network_starts_student_and_teacher_alike(tmp_path) -> None:
+    net = small_dino()
+    state = {key.removeprefix("teacher."): v for key, v in random_like(net).items() if key.startswith("teacher.")}
+    torch.save({"teacher": state}, tmp_path / "a.pth")
+    net.centre.fill_(1)
+    load(net, tmp_path / "a.pth", dino)
+    for branch in (net.student, net.teacher):
+        assert all(torch.equal(value, state[key]) for key, value in branch.state_dict().items())
+    assert not net.centre.any()
+
+
+def test_our_own_distillation_is_taken_up_again(tmp_path) -> None:
+    net, state = small_dino(), random_like(small_dino())
+    torch.save({"state_dict": {f"objective.{key}": value for key, value in state.items()}}, tmp_path / "own.ckpt")
+    load(net, tmp_path / "own.ckpt", dino)
+    assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
+    backbone, head = small_vit(), Head(16, 6, hidden=8, bottleneck=4)
+    load(backbone, tmp_path / "own.ckpt", dino_backbone)
+    load(head, tmp_path / "own.ckpt", dino_head)
+    assert torch.equal(backbone.norm.weight, state["teacher.backbone.norm.weight"])
+    assert torch.equal(head.last_layer.weight_v, state["teacher.head.last_layer.weight_v"])
+
+
+def test_a_head_under_torchs_newer_names_is_the_same_head(tmp_path) -> None:
+    ours, net = Head(16, 6, hidden=8, bottleneck=4), Head(16, 6, hidden=8, bottleneck=4)
+    state = random_like(ours)
+    newer = {key: value for key, value in state.items() if key.startswith("mlp.")} | {
+        "last_layer.parametrizations.weight.original0": state["last_layer.weight_g"],
+        "last_layer.parametrizations.weight.original1": state["last_layer.weight_v"],
+    }
+    torch.save({"teacher": {f"head.{key}": value for key, value in newer.items()}}, tmp_path / "a.pth")
+    load(net, tmp_path / "a.pth", dino_head)
+    assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize("net", [DSMIL(8, 2), DSMIL(8, 1, query="mlp", value="identity"), ABMIL(8, 3, hidden=4)])
+def test_bag_networks_load_flat_files_and_our_own(tmp_path, net) -> None:
+    for prefix in ("", "module.", "net."):
+        state = random_like(net, seed=len(prefix))
+        torch.save({f"{prefix}{key}": value for key, value in state.items()}, tmp_path / "a.pth")
+        load(net, tmp_path / "a.pth", bag_network)
+        assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
+
+
+def test_a_bag_network_of_another_form_is_refused(tmp_path) -> None:
+    torch.save(DSMIL(8, 1).state_dict(), tmp_path / "old.pth")
+    said = complaint(DSMIL(8, 1, query="mlp", value="identity"), tmp_path / "old.pth", bag_network)
+    assert "b_classifier.q.0.weight" in said and "b_classifier.v.1.weight" in said
+    assert "of another shape" in complaint(DSMIL(16, 1), tmp_path / "old.pth", bag_network)

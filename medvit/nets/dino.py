@@ -255,13 +255,23 @@ def watch(features: Tensor, targets: Tensor, centre: Tensor) -> dict[str, Tensor
         centre: (1, K).
 
     Returns:
-        ``teacher_entropy`` (), of the targets over log K: near 1, every answer is the same flat one; near 0 for long, one
-        prototype takes all. ``feature_std`` (), of directions in feature space, 1 where they fill it: near 0, every
-        image looks alike. ``centre_norm`` (): grows without end where one prototype takes all.
+        ``teacher_entropy`` (), of a target over log K: near 1, every answer is the same flat one. ``batch_entropy`` (), of
+        the mean target over log K: near 0, one prototype takes all. ``feature_std`` (), of directions in feature space, 1
+        where they fill it: near 0, every image looks alike. ``centre_norm`` ().
     """
-    entropy = torch.special.entr(targets).sum(dim=-1).mean() / math.log(targets.shape[-1])
-    spread = F.normalize(features.float(), dim=-1).std(dim=0, correction=0).square().sum().sqrt()
-    return {"teacher_entropy": entropy, "feature_std": spread, "centre_norm": centre.norm()}
+    entropy = entropy_share(targets).mean()
+    spread = F.normalize(features.float(), dim=-1).std(dim=0, correction=0).norm()
+    return {
+        "teacher_entropy": entropy,
+        "batch_entropy": entropy_share(targets.flatten(0, -2).mean(dim=0)),
+        "feature_std": spread,
+        "centre_norm": centre.norm(),
+    }
+
+
+def entropy_share(probabilities: Tensor) -> Tensor:
+    """Entropy (...) of distributions (..., K) over its largest value, log K."""
+    return torch.special.entr(probabilities).sum(dim=-1) / math.log(probabilities.shape[-1])
 
 
 def padded(crops: Tensor, height: int, width: int) -> Tensor:
