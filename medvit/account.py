@@ -15,6 +15,7 @@ from typing import Any
 
 from medvit import NOTICE, __version__, budgets
 from medvit.atomic import write_text
+from medvit.case import Case
 from medvit.discover import Found
 from medvit.errors import Halted, MedvitError
 from medvit.journal import Journal
@@ -27,6 +28,7 @@ VERSIONS = ("torch", "lightning", "numpy", "pydicom", "highdicom", "pillow")
 CASE_BYTES = 100_000
 BYTES_A_PIXEL = {"heat": 3, "sc": 3, "pm": 4, "seg": 1}
 UNKNOWN_PIXELS = 4_000_000
+PIXELS_A_BYTE = 100  # of a compressed film
 SPARE_BYTES = 50_000_000  # tables, and room for others
 
 
@@ -70,14 +72,22 @@ def refuse_small_disk(out: Path, found: Sequence[Found], write: Sequence[str]) -
     needed = SPARE_BYTES
     for one in found:
         if one.case and not one.refusal:
-            pixels = int(one.case.header.get("rows") or 0) * int(one.case.header.get("columns") or 0) or UNKNOWN_PIXELS
-            needed += CASE_BYTES + pixels * sum(BYTES_A_PIXEL.get(name, 0) for name in write)
+            needed += CASE_BYTES + _pixels(one.case) * sum(BYTES_A_PIXEL.get(name, 0) for name in write)
     free = shutil.disk_usage(out).free
     if free < needed:
         raise Halted(
             f"{out} lies on a disk with {free / 1e9:.1f} GB free; the results may need {needed / 1e9:.1f} GB. Make room, "
             "write less (--write), or choose another folder, then use --resume."
         )
+
+
+def _pixels(case: Case) -> int:
+    """What the header says, and no more than a file of this size can hold: one that lies must not stop the others."""
+    told = int(case.header.get("rows") or 0) * int(case.header.get("columns") or 0) or UNKNOWN_PIXELS
+    try:
+        return min(told, PIXELS_A_BYTE * sum(file.stat().st_size for file in case.files))
+    except OSError:  # it is gone meanwhile
+        return 0
 
 
 def settings_of(system: str, checkpoint: Mapping[str, Any], options: Options) -> dict[str, Any]:

@@ -6,6 +6,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
+import raw
 from corpus_others import others, pictures, texts
 from corpus_pixels import bombs, sizes, values
 from corpus_structure import representations, structures, syntaxes, truncated
@@ -36,6 +37,8 @@ def cases(folder: Path) -> list[Bad]:
         for number, (name, data, expected) in enumerate(group()):
             suffix = Path(name).suffix if Path(name).suffix in SUFFIXES else ".dcm"
             path = folder / f"{group.__name__}_{number:03d}{suffix}"
-            path.write_bytes(data)
+            path.write_bytes(
+                data.replace(raw.UID.encode(), b"2.25.2%05d" % len(found))
+            )  # each with an identity of its own
             found.append(Bad(f"{group.__name__}: {name}", path, frozenset(expected)))
     return found

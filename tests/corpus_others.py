@@ -73,12 +73,12 @@ def texts() -> Iterator[Case]:
         b"SMITH^JOHN",
         b"\n1.2\n",
     )
-    for uid in uids:
+    for number, uid in enumerate(uids):
         yield f"SOP Instance UID {uid[:20]!r}", film({"SOPInstanceUID": ("UT", uid)}), ("sop_uid",)
         yield (
             f"Study and Series UID {uid[:20]!r}",
-            film({"StudyInstanceUID": ("UT", uid), "SeriesInstanceUID": ("UT", uid)}, uid=f"2.25.77{len(uid)}"),
-            KEPT,
+            film({"StudyInstanceUID": ("UT", uid), "SeriesInstanceUID": ("UT", uid)}, uid=f"2.25.77{number}"),
+            (*KEPT, "no_reference"),
         )
     for uid in (b"", b"\0\0", b"    ", None):
         yield f"SOP Instance UID {uid!r}", film({"SOPInstanceUID": uid}), ("no_sop_uid",)

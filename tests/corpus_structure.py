@@ -35,8 +35,10 @@ def truncated() -> Iterator[Case]:
     """Cut at offsets spread over the whole file, native and compressed."""
     for syntax, count in ((EXPLICIT, 30), (IMPLICIT, 10), (BIG, 8), (DEFLATED, 8)):
         whole = film(syntax=syntax)
-        for at in {*np.linspace(0, len(whole) - 1, count).astype(int).tolist(), len(whole) - 2}:
-            padding = syntax == DEFLATED and at == len(whole) - 1
+        for at in sorted({*np.linspace(0, len(whole) - 1, count).astype(int).tolist(), len(whole) - 2}):
+            if syntax == DEFLATED:  # its identity cannot be changed later
+                whole = film(syntax=syntax, uid=f"2.25.3{at:05d}")
+            padding = syntax == DEFLATED and at >= len(whole) - 1
             yield f"{syntax} cut at {at} of {len(whole)}", whole[:at], (*CUT, "ok") if padding else CUT
     for syntax in (*raw.COMPRESSED, raw.JPEG_12):
         whole = film(syntax=syntax)
@@ -196,7 +198,7 @@ def structures() -> Iterator[Case]:
             yield f"depth {depth}, undefined {undefined}", film(extra={0x00400275: deep}), ("nesting",)
     for syntax in (IMPLICIT, DEFLATED):
         deep = raw.nested(5000, undefined=True, implicit=syntax == IMPLICIT)
-        yield f"depth 5000 of {syntax}", film(syntax=syntax, extra={0x00400275: deep}), ("nesting",)
+        yield f"depth 5000 of {syntax}", film(syntax=syntax, extra={0x00400275: deep}, uid="2.25.400001"), ("nesting",)
     yield "depth 100,000", film(extra={0x00091001: raw.nested(100_000, undefined=True, tag=0x00091001)}), ("nesting",)
     yield (
         "depth 100,000 behind UN",

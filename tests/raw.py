@@ -21,6 +21,7 @@ JPEG_LS, J2K_LOSSLESS, J2K = (f"1.2.840.10008.1.2.4.{end}" for end in ("80", "90
 COMPRESSED = (RLE, JPEG, JPEG_LOSSLESS, JPEG_LS, J2K_LOSSLESS, J2K)
 DX = "1.2.840.10008.5.1.4.1.1.1.1"
 ROWS, COLUMNS = 48, 64
+UID = "2.25.100000"  # of the film, unless another is asked for
 UNDEFINED = 0xFFFFFFFF
 LONG_VRS = ("OB", "OD", "OF", "OL", "OV", "OW", "SQ", "UC", "UN", "UR", "UT")
 NUMBERS = {"US": "H", "UL": "I", "SS": "h", "SL": "i", "FL": "f", "FD": "d"}
@@ -134,7 +135,7 @@ def film(
     *,
     named: str | None = None,
     preamble: bytes = bytes(128),
-    uid: str = "2.25.1001",
+    uid: str = UID,
 ) -> bytes:
     """A chest film, DX, of 12 bits (8 for JPEG baseline).
 
@@ -180,9 +181,7 @@ def pixel_element(syntax: str, pixels: bytes | Sequence[bytes] | None = None) ->
     return element(PIXEL_DATA, fragments(*pixels), "OB", length=UNDEFINED)
 
 
-def wrap(
-    body: bytes, syntax: str, *, named: str | None = None, preamble: bytes = bytes(128), uid: str = "2.25.1001"
-) -> bytes:
+def wrap(body: bytes, syntax: str, *, named: str | None = None, preamble: bytes = bytes(128), uid: str = UID) -> bytes:
     """A data set with preamble and file meta information."""
     if syntax == DEFLATED:
         deflate = zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS)

@@ -158,11 +158,11 @@ class Walk:
                     self._check_end()
                     return position
             tag, vr, length, header = _head(place, buffer, here)
-            if not first <= tag < until and not self._around:
-                return position
             if place.is_sequence or tag >> 16 == 0xFFFE:
                 position = self._delimiter(tag, length, position)
                 continue
+            if not first <= tag < until and not self._around:
+                return position
             self.elements += 1
             if self.elements > budgets.ELEMENTS:
                 raise Rejected("elements", f"It holds more than {budgets.ELEMENTS} data elements.")

@@ -1,6 +1,7 @@
 """What a file holds, measured without a library: against pydicom on real and written files, and where it must refuse."""
 
 import os
+import struct
 import time
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def refused(path: Path, kind: type[Rejected | Skipped] = Rejected) -> str:
 def test_a_header_is_read_in_every_transfer_syntax(write, syntax) -> None:
     header = read_header(write(film({"InstanceNumber": 7}, syntax)))
     assert header == {
-        "study_uid": "2.25.11", "series_uid": "2.25.12", "sop_uid": "2.25.1001", "sop_class": raw.DX, "modality": "DX",
+        "study_uid": "2.25.11", "series_uid": "2.25.12", "sop_uid": raw.UID, "sop_class": raw.DX, "modality": "DX",
         "body_part": "CHEST", "view": "PA", "instance": "7", "rows": "48", "columns": "64", "transfer_syntax": syntax,
     }  # fmt: skip
 
@@ -222,6 +223,11 @@ def test_sequences_of_every_kind_are_walked(write) -> None:
     assert found.elements == plain.elements + 5 + 3 + 2 * 3
 
 
+def test_a_header_behind_delimiters_that_strayed_is_found(write) -> None:
+    path = write(film(extra={0x00091001: raw.item() + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)}))
+    assert read_header(path) == read_header(write(film(), "plain.dcm"))
+
+
 def test_links_pipes_and_folders_are_not_opened(tmp_path, write) -> None:
     film_path = write(film())
     (tmp_path / "link.dcm").symlink_to(film_path)
@@ -264,7 +270,7 @@ def test_values_that_may_be_a_name_are_left_out(write) -> None:
     header = read_header(write(film({**said, "Rows": ("LO", b"Smith ")})))
     assert header["modality"] == "unknown"
     assert {header[name] for name in ("body_part", "view", "instance", "rows")} == {""}
-    assert read_header(write(film({"Modality": None})))["modality"] == ""
+    assert read_header(write(film({"Modality": None})))["modality"] == "unknown"  # "" is that of pictures
     assert {"CR", "DX", "CT", "MR", "SM", "SEG", "ANN", "RTSTRUCT"} <= MODALITIES
 
 
