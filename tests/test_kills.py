@@ -80,7 +80,20 @@ def test_a_run_struck_at_every_point_goes_on_to_the_same_bytes(trained, inbox, t
 
 
 def command(trained, inbox, out, *more):
-    words = ["predict", trained.checkpoint, inbox, "-o", out, "--workers", 2, "--batch-size", 1, "--precision", "32", *more]
+    words = [
+        "predict",
+        trained.checkpoint,
+        inbox,
+        "-o",
+        out,
+        "--workers",
+        2,
+        "--batch-size",
+        1,
+        "--precision",
+        "32",
+        *more,
+    ]
     environment = {**os.environ, "SOURCE_DATE_EPOCH": "1800000000"}
     return subprocess.Popen(
         [sys.executable, "-m", "medvit", *map(str, words)], env=environment, start_new_session=True,

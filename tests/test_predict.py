@@ -3,7 +3,11 @@
 import csv
 import hashlib
 import json
+import os
+import shutil
+import signal
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -340,6 +344,90 @@ def test_two_runs_in_one_folder_at_the_same_time_are_refused(trained, films, tmp
         assert predict(trained, films, "-o", tmp_path / "out") == 2
     assert "Another run is writing" in capsys.readouterr().err
     assert not (tmp_path / "out/run.json").exists()
+
+
+def test_shards_share_the_inputs_and_together_are_the_whole(trained, mixed, answered_mixed, tmp_path):
+    parts = []
+    for part in (1, 2, 3):
+        out = tmp_path / f"out{part}"
+        assert predict(trained, mixed, "-o", out, "--workers", 0, "--shard", f"{part}/3") in (0, 1, 3)
+        parts += tiny.read_rows(out / "inputs.csv")
+    whole = tiny.read_rows(answered_mixed[0] / "inputs.csv")
+    assert sorted(map(str, but_seconds(parts))) == sorted(map(str, but_seconds(whole)))
+
+
+def test_only_the_modalities_and_series_asked_for_are_answered(trained, films, mixed, tmp_path):
+    series = str(pydicom.dcmread(films / "3.dcm").SeriesInstanceUID)
+    assert predict(trained, films, "-o", tmp_path / "one", "--workers", 0, "--series", f"{series},2.25.1") == 0
+    rows = tiny.read_rows(tmp_path / "one/inputs.csv")
+    assert [Path(row["source"]).name for row in rows if row["status"] == "ok"] == ["3.dcm"]
+    assert {row["reason"] for row in rows if row["status"] != "ok"} == {"filtered"}
+    assert predict(trained, films, "-o", tmp_path / "two", "--workers", 0, "--modality", "CR") == 0
+    assert {row["reason"] for row in tiny.read_rows(tmp_path / "two/inputs.csv")} == {"filtered"}
+
+
+def test_the_films_of_a_zip_are_answered_like_those_of_a_folder(trained, films, answered, tmp_path):
+    with zipfile.ZipFile(tmp_path / "films.zip", "w") as archive:
+        for path in films.iterdir():
+            archive.write(path, f"inner/{path.name}")
+    out = tmp_path / "out"
+    assert predict(trained, tmp_path / "films.zip", "-o", out, "--workers", 0, "--batch-size", 1) == 0
+    rows = tiny.read_rows(out / "inputs.csv")
+    assert rows[0]["source"] == f"{tmp_path}/films.zip!/inner/0.dcm" and len(rows) == 8
+    mine, theirs = (tiny.read_rows(folder / "results.csv") for folder in (out, answered))
+    assert [(row["case"], row["probability"]) for row in mine] == [(row["case"], row["probability"]) for row in theirs]
+    assert not (out / ".work").exists()
+
+
+def test_a_disk_that_is_too_small_is_refused_before_the_run_and_the_run_goes_on_later(
+    trained, films, tmp_path, monkeypatch, capsys
+):
+    words = (films, "-o", tmp_path / "out", "--workers", 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 1000))
+        assert predict(trained, *words) == 1
+    assert "0.0 GB free; the results may need" in capsys.readouterr().err
+    assert predict(trained, *words, "--resume") == 0
+    assert len(tiny.read_rows(tmp_path / "out/inputs.csv")) == 8
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_run_at_a_whole_record_and_it_goes_on_to_the_same_bytes(
+    trained, films, answered, tmp_path, number
+):
+    out = tmp_path / "out"
+    words = ["predict", trained.checkpoint, films, "-o", out, *PLAIN, "--workers", 0, "--batch-size", 1]
+    command = tiny.Command(*words, cwd=trained.folder)
+    while command.process.is_alive() and lines(out / "records.jsonl") < 1:
+        time.sleep(0.001)
+    os.kill(command.process.pid, number)
+    done = command.wait()
+    assert done.code == 1 and "Go on with --resume" in done.err and "Traceback" not in done.err
+    counts = json.loads((out / "run.json").read_text())["counts"]
+    assert counts["inputs"] == counts["ok"] + counts["unfinished"] == 8 and counts["unfinished"] > 0
+    assert len(tiny.read_rows(out / "inputs.csv")) == counts["ok"]
+    assert predict(trained, *words[2:], "--resume") == 0
+    assert tree(out) == tree(answered)
+
+
+def test_an_input_that_failed_is_tried_again_by_a_resumed_run(trained, films, answered, tmp_path, monkeypatch):
+    read = ThoraxMAE.read
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(ThoraxMAE, "read", lambda self, case: read(self, case) if case.files[0].stem != "2" else 1 / 0)
+        assert predict(trained, films, "-o", out, "--workers", 0, "--batch-size", 1) == 3
+    assert predict(trained, films, "-o", out, "--workers", 0, "--batch-size", 1, "--resume") == 0
+    assert tree(out) == tree(answered)
+
+
+def test_two_runs_begun_at_the_same_time_write_the_same_objects(trained, films, tmp_path, monkeypatch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1800000000")
+    for name, workers in (("one", 0), ("two", 2)):
+        words = ("predict", trained.checkpoint, films, "-o", tmp_path / name, "--workers", workers, "--precision", "32")
+        assert main(list(map(str, words))) == 0
+    one, two = (tree(tmp_path / name) for name in ("one", "two"))
+    assert one == two
+    assert sum(name.endswith(".dcm") for name in one) == 16
 
 
 def test_an_input_named_twice_counts_once(trained, films, tmp_path, capsys):
