@@ -119,8 +119,8 @@ class DINO(Objective):
         centre_momentum: Of the running mean of the teacher's logits.
         rest: Share of the training in which the head's prototypes are not trained.
         local_crops: ``native96``: small crops are small images, positions are resampled; ``pad224``: they lie in the middle
-            of a large image of zeros, that is of the mean colour, as in the Self-ViT-MIL release. The latter costs about
-            three times as much.
+            of a large image of zeros, that is of the mean colour, as in the Self-ViT-MIL release. The latter costs
+            about twice as much.
     """
 
     def __init__(
@@ -271,7 +271,8 @@ def watch(features: Tensor, targets: Tensor, centre: Tensor) -> dict[str, Tensor
 
 def entropy_share(probabilities: Tensor) -> Tensor:
     """Entropy (...) of distributions (..., K) over its largest value, log K."""
-    return torch.special.entr(probabilities).sum(dim=-1) / math.log(probabilities.shape[-1])
+    entropy: Tensor = torch.special.entr(probabilities).sum(dim=-1)
+    return entropy / math.log(probabilities.shape[-1])
 
 
 def padded(crops: Tensor, height: int, width: int) -> Tensor:

@@ -237,6 +237,25 @@ def test_a_fresh_network_starts_as_in_the_release() -> None:
     assert 0.9 * bound < net.patch_embed.proj.weight.abs().max() <= bound
 
 
+@pytest.mark.parametrize("kind", [DINO, IBOT])
+def test_half_precision_changes_the_loss_little_and_every_gradient_is_finite(kind: type[DINO]) -> None:
+    torch.manual_seed(0)
+    net = kind(ViT(32, 8, 16, 2, 2), Head(16, 12, hidden=16, bottleneck=8), rest=0.0).eval()
+
+    def loss() -> Tensor:
+        torch.manual_seed(2)
+        found: Tensor = net(views())["loss"]
+        return found
+
+    exact = loss().item()
+    with torch.autocast("cpu", torch.bfloat16):
+        half = loss()
+    half.backward()
+    assert half.dtype == torch.float32
+    assert half.item() == pytest.approx(exact, rel=0.03)
+    assert all(p.grad.isfinite().all() for p in net.parameters() if p.grad is not None)
+
+
 def stripes(count: int, size: int = 24) -> tuple[Tensor, Tensor]:
     """Images (count, 1, size, size) of horizontal and of vertical stripes that begin anywhere, under noise."""
     kind, places = torch.arange(count) % 2, torch.arange(float(size))
