@@ -237,7 +237,7 @@ def test_no_seeded_value_is_written_or_said_without_guarded_processes(trained, t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_run_that_is_ended_half_way_leaves_no_seeded_value(trained, tmp_path, number) -> None:
     place = Place(tmp_path)
     for index, how in enumerate(("a", "b", "c", "d", "slow", "z")):
