@@ -1,6 +1,7 @@
 """The libraries that decode slides behind one interface: OpenSlide, wsidicom for what it refuses, Pillow for pictures."""
 
 import ctypes
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ from medvit.errors import Rejected
 
 Pixels = NDArray[np.uint8]
 OPAQUE = 0xFF000000
+MOST_KEPT = 2**22  # pixels of memory that is kept between reads
+LEAST_CACHE, MOST_CACHE = 2**25, 160 * 2**20  # bytes of decoded tiles that a handle keeps
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
@@ -66,6 +69,11 @@ class OpenSlideSource:
     def __init__(self, path: Path) -> None:
         self._slide = openslide.OpenSlide(path)
         self.facts: Mapping[str, str] = dict(self._slide.properties)
+        self._kept = threading.local()
+        # Tiles are read row by row. Of OpenSlide's own 32 MiB a row of a wide slide is gone before the next one needs it again.
+        height = _number(self.facts.get("openslide.level[0].tile-height")) or 256
+        rows = int(2 * height * self._slide.dimensions[0] * 4)
+        self._slide.set_cache(openslide.OpenSlideCache(min(max(rows, LEAST_CACHE), MOST_CACHE)))
         self.name = f"openslide {self.facts.get(openslide.PROPERTY_NAME_VENDOR, '')}".strip()
         self.levels = self._slide.level_dimensions
         self.downsamples = self._slide.level_downsamples
@@ -78,7 +86,7 @@ class OpenSlideSource:
         `OpenSlide.read_region` makes a picture of four channels that one then copies to three; here OpenSlide's own buffer
         (premultiplied BGRA) is turned into RGB over white in one pass.
         """
-        buffer = np.empty((height, width), np.uint32)
+        buffer = self._room(width * height).reshape(height, width)
         factor = self.downsamples[level]
         at = round(x * factor), round(y * factor)
         pointer = buffer.ctypes.data_as(ctypes.POINTER(ctypes.c_uint32))
@@ -87,6 +95,13 @@ class OpenSlideSource:
         except (openslide.OpenSlideError, ctypes.ArgumentError) as error:  # the latter: the handle is closed
             raise Broken from error
         return over_white(buffer)
+
+    def _room(self, words: int) -> NDArray[np.uint32]:
+        """Memory for pixels, kept between reads by each thread: new memory costs as much as turning the colours round."""
+        kept: NDArray[np.uint32] | None = getattr(self._kept, "words", None)
+        if kept is None or len(kept) < words or len(kept) > MOST_KEPT:
+            kept = self._kept.words = np.empty(words, np.uint32)
+        return kept[:words]
 
     def close(self) -> None:
         """See `Source.close`."""
