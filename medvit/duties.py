@@ -11,16 +11,10 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
-
 from medvit.atomic import whole_folder
-from medvit.case import Case
-from medvit.data.batch import Sample
-from medvit.data.inputs import targets
 from medvit.discover import DUTIES as DISCOVERY
 from medvit.errors import Halted, MedvitError, Unanswered, Unreferable
 from medvit.guard import Duty, Reply
-from medvit.image import Fit
 from medvit.result import Result, Run
 from medvit.tasks.system import System
 from medvit.writers import Writer
@@ -54,32 +48,13 @@ def duties(system: System, out: Path, write: Sequence[str], run: Run) -> Mapping
     """
     writers = {name: writer for name in write if (writer := WRITERS[name])}
 
-    def read(case: Case) -> Reply:
-        started = time.monotonic()
-        return packed(system.preprocess(case), time.monotonic() - started)
-
     def put(result: Result) -> Reply:
         started = time.monotonic()
         read = functools.lru_cache(lambda: system.read(result.case))  # writers draw over the same pixels
         left_out = written(dataclasses.replace(result, read=lambda _: read()), out, writers, run)
         return Reply({"left out": left_out, "seconds": time.monotonic() - started})
 
-    return {**DISCOVERY, "read": read, "write": put}
-
-
-def packed(sample: Sample, seconds: float) -> Reply:
-    """A sample on its way out of a worker; labels stay behind, they are the parent's."""
-    return Reply(
-        {"fit": dataclasses.astuple(sample.fit), "origin": dict(sample.origin), "seconds": seconds}, (sample.x.numpy(),)
-    )
-
-
-def unpacked(reply: Reply, case: Case, system: System) -> tuple[Sample, float]:
-    """The sample of a reply, and the seconds that reading it took."""
-    source, model, box = reply.plain["fit"]
-    fit = Fit(tuple(source), tuple(model), tuple(box))
-    x = torch.from_numpy(reply.arrays[0])
-    return Sample(x, targets(case, system.labels), case, fit, reply.plain["origin"]), reply.plain["seconds"]
+    return {**DISCOVERY, **system.duties(), "write": put}
 
 
 def written(result: Result, out: Path, writers: Mapping[str, Writer], run: Run) -> dict[str, str]:

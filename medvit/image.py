@@ -62,6 +62,27 @@ class Fit:
         return out
 
 
+@dataclass(frozen=True, slots=True)
+class Tiling:
+    """Where the tiles of a slide lie.
+
+    Args:
+        coords: (N, 2) int64, top left corners x, y in level-0 pixels.
+        size_level0: Level-0 pixels a side of a tile.
+        slide: Width and height of level 0.
+        mpp: Micrometres a level-0 pixel.
+        corner: x, y of the scanned part in level 0; viewers such as QuPath count from there.
+        tissue: (h, w), True where tissue was found, over the whole slide at a low resolution; None where nobody looked.
+    """
+
+    coords: NDArray[np.int64]
+    size_level0: float
+    slide: tuple[int, int]
+    mpp: float
+    corner: tuple[int, int] = (0, 0)
+    tissue: NDArray[np.bool_] | None = None
+
+
 def view(plane: Plane, fit: Fit) -> Plane:
     """Resample the rectangle of a plane (H, W) to model pixels (h, w): bicubic, antialiased when it shrinks."""
     top, left, bottom, right = fit.box

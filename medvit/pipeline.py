@@ -16,7 +16,6 @@ import torch
 
 from medvit.case import Case
 from medvit.data.batch import Batch, Sample
-from medvit.duties import unpacked
 from medvit.errors import Unanswered
 from medvit.guard import Pool, Reply
 from medvit.result import Result
@@ -103,13 +102,15 @@ class Pipeline:
             if case.key in wanted:
                 bare = replace(result, read=None) if isinstance(result, Result) else None  # a system does not travel
                 files = self.pool.submit("write", bare, urgent=True) if bare else None
-                kept = replace(bare, heatmaps=(), regions=()) if bare else result
+                kept = replace(bare, heatmaps=(), regions=(), tiles=None) if bare else result
                 writing.append(_Writing(Answer(case, kept, seconds), files))
         return writing
 
     def _sample(self, case: Case, future: Future[Reply]) -> tuple[Sample | Unanswered, float]:
         try:
-            return unpacked(future.result(), case, self.system)
+            reply = future.result()
+            with torch.no_grad(), half(self.device, self.precision):  # some look at what they read by a network
+                return self.system.collect(case, reply, self.pool)
         except Unanswered as refusal:
             return refusal, 0.0
 
@@ -153,11 +154,13 @@ def answer(
     return [sample if isinstance(sample, Unanswered) else next(results) for sample in read]
 
 
+def half(device: str, precision: str) -> AbstractContextManager[Any]:
+    """Arithmetic of a precision: ``32``, or ``bf16``."""
+    return torch.autocast(device.split(":")[0], torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
 def _predicted(system: System, samples: Sequence[Sample], device: str, precision: str) -> list[Result | Unanswered]:
-    half: AbstractContextManager[Any] = nullcontext()
-    if precision == "bf16":
-        half = torch.autocast(device.split(":")[0], torch.bfloat16)
-    with half:
+    with half(device, precision):
         results = system.predict_step(Batch(samples).to(device))
     return [
         result

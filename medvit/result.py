@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from medvit.case import Case
 from medvit.codes import Label
-from medvit.image import Fit, Image, Plane
+from medvit.image import Fit, Image, Plane, Tiling
 
 
 class Finding(NamedTuple):
@@ -46,6 +46,13 @@ class Heatmap(NamedTuple):
     method: str
 
 
+class TileScores(NamedTuple):
+    """What a system says of every tile of a slide: numbers (N,) by what they mean, such as ``tumour attention``."""
+
+    tiling: Tiling
+    scores: Mapping[str, Plane]
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """The answer about one case.
@@ -55,6 +62,7 @@ class Result:
         findings: Labels with probabilities.
         regions: Masks.
         heatmaps: What influenced the scores.
+        tiles: What is said of single tiles, for slides.
         origin: What was used on the way (window, spacing, …) and where it came from.
         read: Reads the case's pixels in source geometry again, for writers that draw over them.
     """
@@ -63,6 +71,7 @@ class Result:
     findings: tuple[Finding, ...] = ()
     regions: tuple[Region, ...] = ()
     heatmaps: tuple[Heatmap, ...] = ()
+    tiles: TileScores | None = None
     origin: Mapping[str, str] = field(default_factory=dict)
     read: Callable[[Case], Image] | None = None
 

@@ -9,7 +9,7 @@ import torch
 from medvit.case import Case
 from medvit.codes import labels_of
 from medvit.data.batch import Batch, Sample
-from medvit.duties import packed
+from medvit.data.inputs import packed
 from medvit.errors import Halted, Rejected, Unanswered
 from medvit.guard import Pool, Reply
 from medvit.image import Fit

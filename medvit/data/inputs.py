@@ -1,5 +1,6 @@
 """From a case to a sample: the one place where source pixels become model pixels."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 from medvit.case import Case
 from medvit.codes import Label
 from medvit.data.batch import Sample
+from medvit.guard import Reply
 from medvit.image import Fit, Image, Plane, centre, view
 
 # Source pixels (H, W) and the model's side -> model pixels (side, side) and the way back.
@@ -49,3 +51,18 @@ def film_sample(
     plane, fit = look(image.pixels[0], size)
     x = (torch.from_numpy(plane.copy()) - mean) / std
     return Sample(x[None], targets(case, labels), case, fit, image.origin)
+
+
+def packed(sample: Sample, seconds: float) -> Reply:
+    """A sample on its way out of a worker; labels stay behind, they are the parent's."""
+    return Reply(
+        {"fit": dataclasses.astuple(sample.fit), "origin": dict(sample.origin), "seconds": seconds}, (sample.x.numpy(),)
+    )
+
+
+def unpacked(reply: Reply, case: Case, labels: Sequence[Label]) -> tuple[Sample, float]:
+    """The sample of a reply, and the seconds that reading it took."""
+    source, model, box = reply.plain["fit"]
+    fit = Fit(tuple(source), tuple(model), tuple(box))
+    x = torch.from_numpy(reply.arrays[0])
+    return Sample(x, targets(case, labels), case, fit, reply.plain["origin"]), reply.plain["seconds"]

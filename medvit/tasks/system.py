@@ -1,6 +1,8 @@
 """What every system shares: it reads its kind of case, trains reproducibly and answers with results."""
 
 import copy
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -12,8 +14,9 @@ from medvit import NOTICE, __version__
 from medvit.case import Case
 from medvit.codes import Label
 from medvit.data.batch import Batch, Sample
-from medvit.data.inputs import View
+from medvit.data.inputs import View, packed, unpacked
 from medvit.errors import Skipped
+from medvit.guard import LIMITS, Duty, Limits, Pool, Reply
 from medvit.image import Image
 from medvit.optim import warmup_cosine
 from medvit.result import Result
@@ -29,6 +32,8 @@ class System(LightningModule):
     modalities: ClassVar[tuple[str, ...]] = ()
     monitor: ClassVar[tuple[str, str]] = ("val/loss", "min")  # what selects the best checkpoint, and which way
     answers: ClassVar[bool] = True  # False for pre-training, which `medvit predict` refuses
+    at_once: ClassVar[int | None] = None  # cases that are answered together at most
+    limits: ClassVar[Limits] = LIMITS  # of the processes that read them
 
     labels: tuple[Label, ...] = ()
     seed: int = 0
@@ -70,6 +75,23 @@ class System(LightningModule):
             Rejected: When the case is not fit to be answered.
         """
         return self.sample(self.read(case), case)
+
+    def duties(self) -> Mapping[str, Duty]:
+        """What worker processes do for this system: ``read``, and whatever `collect` asks for."""
+
+        def read(case: Case) -> Reply:
+            started = time.monotonic()
+            return packed(self.preprocess(case), time.monotonic() - started)
+
+        return {"read": read}
+
+    def collect(self, case: Case, reply: Reply, pool: Pool) -> tuple[Sample, float]:
+        """The sample of a case, from what a worker answered to ``read``, and the seconds it took.
+
+        Raises:
+            Unanswered: When it turns out to be unfit.
+        """
+        return unpacked(reply, case, self.labels)
 
     def predict_step(self, batch: Batch, index: int = 0) -> list[Result]:
         """Answer a batch, one result a case in order."""
