@@ -13,7 +13,7 @@ from medvit.writers.style import CSS
 from medvit.writers.table import FORMULA
 from medvit.writers.tally import BINS, Histogram, Slow, Strong, Tally
 
-LONGEST = 200  # characters of a text that is shown
+LONGEST = 300  # characters of a text that is shown
 LABELS = 200  # histograms on a page
 REASONS = 200
 UNSEEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")  # Unicode categories that steer the reader instead of being read
@@ -32,7 +32,8 @@ ADVICE = {
     "modality": "Nothing, unless the modality is mislabelled at the device.",
     "body_part": "Nothing, unless the body part is mislabelled at the device.",
     "view": "Nothing: the system answers frontal films.",
-    "sop_class": "Nothing: reports, plans and presentation states hold no image to answer.",
+    "filtered": "Nothing: --modality or --series left them out.",
+    "link": "Nothing, if their targets lie in the folder too: links are not followed.",
     "not_an_image": "Nothing: letters, spreadsheets and the like lie between the films.",
     "dicomdir": "Nothing: the files that it lists are found by themselves.",
     "truncated": "Send these again; the transfer broke off.",
@@ -40,6 +41,10 @@ ADVICE = {
     "uid_conflict": "Ask the sender: two different files carry one SOP Instance UID.",
     "no_decoder": "Install the decoders (`pip install medvit[codecs]`) and go on with --resume.",
     "crashed": "Do not open these in other software before somebody has looked: they kill the decoder.",
+    "changing": "Wait until the sender has finished, then go on with --resume.",
+    "size_mismatch": "Ask the sender: header and pixels disagree about the size of these.",
+    "zip_bomb": "Do not unpack these: they hold far more than they should.",
+    "zip_encrypted": "Unpack these with their password and answer the folder.",
     "time_budget": "Look at these: they keep a decoder busy past its limit, as broken or hostile files do.",
     "oom": "Run these alone on a machine with more memory (--workers 1).",
     "unwritten": "Make room on the disk and go on with --resume.",
