@@ -30,7 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.captureWarnings(True)
     for chatty in ("py.warnings", "pydicom", "highdicom"):  # their texts quote values of headers
-        logging.getLogger(chatty).disabled = True  # a level would be reset when pydicom is imported
+        quiet = logging.getLogger(chatty)
+        quiet.disabled, quiet.propagate = True, False  # a level would be reset when pydicom is imported
+        quiet.addHandler(logging.NullHandler())
     try:
         code: int = options.verb(options)
         sys.stdout.flush()

@@ -68,7 +68,8 @@ def predict(
         shutil.rmtree(out / WORK, ignore_errors=True)
         started = datetime.fromisoformat(told["started"])
         run = Run(type(system).__name__, __version__, checkpoint["sha256"], started, options.synthetic_geometry)
-        preload(["medvit.duties", type(system).__module__])
+        if options.workers:
+            preload(["medvit.duties", type(system).__module__])
         pool = Pool(options.workers, duties, system.reader(), out, options.write, run)
         with Journal(out / "records.jsonl") as journal, pool:
             try:
