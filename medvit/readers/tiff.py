@@ -5,14 +5,27 @@ Source: TIFF 6.0 section 2 (directories), BigTIFF design (8-byte offsets, magic 
 
 import os
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from medvit.errors import Rejected
 
-WIDTH, HEIGHT, STRIP_OFFSETS, STRIP_BYTES, TILE_OFFSETS, TILE_BYTES = 256, 257, 273, 279, 324, 325
-WANTED = (WIDTH, HEIGHT, STRIP_OFFSETS, STRIP_BYTES, TILE_OFFSETS, TILE_BYTES)
-TYPES = {3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}  # SHORT, LONG, IFD, LONG8, IFD8
+WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, SAMPLES = 256, 257, 258, 259, 262, 277
+STRIP_OFFSETS, STRIP_BYTES, TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_BYTES, JPEG_TABLES = (
+    273,
+    279,
+    322,
+    323,
+    324,
+    325,
+    347,
+)
+WANTED = (
+    WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, STRIP_OFFSETS, STRIP_BYTES, TILE_WIDTH, TILE_HEIGHT,
+    TILE_OFFSETS, TILE_BYTES, JPEG_TABLES,
+)  # fmt: skip
+TYPES = {1: "B", 3: "H", 4: "I", 7: "B", 13: "I", 16: "Q", 18: "Q"}  # BYTE, SHORT, LONG, UNDEFINED, IFD, LONG8, IFD8
 MAGIC = {b"II*\0": ("<", 42), b"MM\0*": (">", 42), b"II+\0": ("<", 43), b"MM\0+": (">", 43)}
 PAGES = 1_000
 ENTRIES = 4_096  # of one directory
@@ -20,12 +33,28 @@ VALUES = 4_000_000  # tiles of one page
 
 
 class Page(NamedTuple):
-    """One image of a TIFF: pixels, whether it is tiled, and the byte behind its last tile or strip."""
+    """One image of a TIFF.
+
+    Attributes:
+        width, height: Pixels.
+        fields: The values of each tag that is known here.
+    """
 
     width: int
     height: int
-    tiled: bool
-    end: int
+    fields: Mapping[int, tuple[int, ...]]
+
+    @property
+    def tiled(self) -> bool:
+        """Whether it lies in tiles, as a slide does, and not in strips."""
+        return TILE_OFFSETS in self.fields
+
+    @property
+    def end(self) -> int:
+        """The byte behind its last tile or strip."""
+        offsets = self.fields.get(TILE_OFFSETS if self.tiled else STRIP_OFFSETS, ())
+        lengths = self.fields.get(TILE_BYTES if self.tiled else STRIP_BYTES, ())
+        return max((offset + length for offset, length in zip(offsets, lengths, strict=False) if length), default=0)
 
 
 def is_tiff(path: Path) -> bool:
@@ -90,11 +119,8 @@ class _Directories:
                 values[tag] = self._values(position + step - room, TYPES[kind], length, room)
             position += step
         (following,) = self._take(position, next_form)
-        tiled = TILE_OFFSETS in values
-        offsets = values.get(TILE_OFFSETS if tiled else STRIP_OFFSETS, ())
-        lengths = values.get(TILE_BYTES if tiled else STRIP_BYTES, ())
-        end = max((offset + length for offset, length in zip(offsets, lengths, strict=False) if length), default=0)
-        return Page(values.get(WIDTH, (0,))[0], values.get(HEIGHT, (0,))[0], tiled, end), following
+        width, height = (values.get(tag, (0,))[0] for tag in (WIDTH, HEIGHT))
+        return Page(width, height, values), following
 
     def _values(self, position: int, kind: str, length: int, room: int) -> tuple[int, ...]:
         if length > VALUES:
