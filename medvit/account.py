@@ -112,7 +112,6 @@ def begin(out: Path, settings: dict[str, Any], inputs: Sequence[Path], options: 
         MedvitError: When the folder holds another run.
     """
     file = out / "run.json"
-    started = datetime.fromtimestamp(int(os.environ.get("SOURCE_DATE_EPOCH") or time.time()), UTC)
     run = {
         "notice": NOTICE,
         "medvit": __version__,
@@ -122,32 +121,40 @@ def begin(out: Path, settings: dict[str, Any], inputs: Sequence[Path], options: 
         "workers": options.workers,
         "guarded": options.workers > 0,
         "budgets": {name: value for name, value in vars(budgets).items() if name.isupper()},
-        "started": started.isoformat().replace("+00:00", "Z"),
+        "started": _now().isoformat().replace("+00:00", "Z"),
+        "seconds": 0.0,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}},
     }
     if file.exists():
         if not options.resume:
             raise MedvitError(f"{out} already holds a run. Go on with it by --resume, or choose another folder.")
-        run["started"] = _started(file, settings)
+        run |= _earlier(file, settings)
     write_text(file, json.dumps(run, indent=2) + "\n")
     return run
 
 
-def _started(file: Path, settings: Mapping[str, Any]) -> str:
-    """When the run in a folder began; it is refused when it is another one."""
+def _now() -> datetime:
+    """The time that a run's objects carry: now, or what SOURCE_DATE_EPOCH says, so that a rerun repeats their bytes."""
+    fixed = os.environ.get("SOURCE_DATE_EPOCH", "")
+    return datetime.fromtimestamp(int(fixed) if fixed.isdecimal() else int(time.time()), UTC)
+
+
+def _earlier(file: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run that goes on keeps of its beginning; another run is refused."""
     try:
         then = json.loads(file.read_text(encoding="utf-8"))
-        before, started = then["settings"], str(datetime.fromisoformat(then["started"]))
+        before, kept = then["settings"], {"started": then["started"], "seconds": float(then["seconds"])}
+        datetime.fromisoformat(kept["started"])
     except (ValueError, KeyError, TypeError):
         raise MedvitError(f"{file} is damaged, so nobody knows what answered here. Choose another folder.") from None
     changed = [key for key in settings if before.get(key) != settings[key]]
     if changed:
         raise MedvitError(f"{file.parent} holds a run with another {', '.join(changed)}. Choose another folder.")
-    return str(then["started"]) if started else ""
+    return kept
 
 
-def close(out: Path, run: dict[str, Any], found: Sequence[Found], journal: Journal, system: str) -> dict[str, int]:
-    """Derive tables and report from the records, and say in ``run.json`` how the run ended."""
+def close(out: Path, run: dict[str, Any], found: Sequence[Found], journal: Journal, worked_s: float) -> dict[str, int]:
+    """Derive tables and report from the records, and say in ``run.json`` how the run ended, after so many seconds more."""
     ended = sorted((one.source, one.key) for one in found if journal.status(one.key))
     keys = [key for _, key in ended]
     journal.settle(keys)
@@ -155,9 +162,8 @@ def close(out: Path, run: dict[str, Any], found: Sequence[Found], journal: Journ
     counts = {"inputs": len(found), **{status: counted[status] for status in STATUSES}}
     if len(keys) < len(found):
         counts["unfinished"] = len(found) - len(keys)
-    seconds = time.time() - datetime.fromisoformat(run["started"]).timestamp()
-    run |= {"counts": counts, "seconds": round(max(seconds, 0), 3)}
-    write_tables(journal.read(keys), out, system, NOTICE)
+    run |= {"counts": counts, "seconds": round(run["seconds"] + worked_s, 3)}
+    write_tables(journal.read(keys), out, run["settings"]["system"], NOTICE)
     write_summary(journal.read(keys), run, out)
     write_text(out / "run.json", json.dumps(run, indent=2) + "\n")
     return counts

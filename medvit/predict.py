@@ -8,6 +8,7 @@ import logging
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -63,6 +64,7 @@ def predict(
     refuse_planeless(options.write, system.modalities, options.synthetic_geometry)
     system = system.to(options.device).eval()
     system.explains = not NEED_HEAT.isdisjoint(options.write)
+    clock = time.monotonic()
     with locked(out), _stoppable() as stop:
         told = begin(out, settings_of(system.identity, checkpoint, options), inputs, options)
         shutil.rmtree(out / WORK, ignore_errors=True)
@@ -84,7 +86,7 @@ def predict(
                 _run(pipeline, found, journal, options)
             finally:
                 shutil.rmtree(out / WORK, ignore_errors=True)
-            counts = close(out, told, found, journal, system.identity)
+            counts = close(out, told, found, journal, time.monotonic() - clock)
     if stop.is_set():
         raise Halted(f"Stopped with {counts['unfinished']} inputs unfinished. Go on with --resume.")
     return counts
