@@ -6,7 +6,6 @@ of the processor, so that others on the machine do not count.
 """
 
 import argparse
-import resource
 import statistics
 import subprocess
 import sys
@@ -103,7 +102,10 @@ def measure(path: Path, tiles: int) -> None:
     mapped = time.perf_counter() - started
     for corner in found.coords[:: max(1, len(found) // tiles)]:
         slide.read((int(corner[0]), int(corner[1])), TILE, found.mpp)
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    # Not getrusage, which counts what the parent had when this process began.
+    (most,) = (
+        int(line.split()[1]) / 1e6 for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line
+    )
     print(f"{len(found):>7} tiles, tissue and grid in {mapped:5.1f} s, at most {most:.2f} GB")
 
 
