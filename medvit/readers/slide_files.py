@@ -100,7 +100,10 @@ class OpenSlideSource:
         found: dict[int, JpegTiles] = {}
         if not tiff.is_tiff(path) or self.facts.get(openslide.PROPERTY_NAME_VENDOR) not in SHORT_WAY:
             return found
-        pages = {(page.width, page.height): page for page in reversed(tiff.pages(path)) if page.tiled}
+        try:
+            pages = {(page.width, page.height): page for page in reversed(tiff.pages(path)) if page.tiled}
+        except Rejected:  # too odd for us; OpenSlide read it
+            return found
         for level, size in enumerate(self.levels):
             try:
                 tiles = JpegTiles(path, pages[size], cache // 2)

@@ -132,7 +132,13 @@ class _Directories:
 
 
 def cut_at(path: Path) -> tuple[int, int] | None:
-    """Bytes there and bytes needed, where tiles or strips of a TIFF lie behind its end; None where all are there."""
+    """Bytes there and bytes needed, where tiles or strips of a TIFF lie behind its end.
+
+    None where all are there, and where the directories are too odd to tell: whoever opened the file knows better.
+    """
     there = path.stat().st_size
-    needed = max((page.end for page in pages(path)), default=0)
+    try:
+        needed = max((page.end for page in pages(path)), default=0)
+    except Rejected:
+        return None
     return (there, needed) if needed > there else None
