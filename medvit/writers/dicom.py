@@ -159,9 +159,10 @@ def _equipment(source: Source, run: Run) -> list[ContributingEquipment]:
 def placed(source: Source, shape: tuple[int, ...], run: Run) -> tuple[Dataset, str]:
     """The evidence of a film on its plane in space, its own or an invented one, and what a reader must know of that.
 
-    The invented plane lies where viewers put a film that says nothing: at the origin, rows to the left, columns to the
-    feet, pixels as far apart as the film says, which for radiographs is on the detector. Its frame of reference is the same
-    in every object about the film.
+    The invented plane is where OHIF puts a film that says nothing, so that the map lies over it there: the axial one at
+    the origin, though no film is axial; the letters that a viewer draws at its edges mean nothing. Pixels are as far apart
+    as the film says, which for radiographs is on the detector. Its frame of reference is the same in every object about
+    the film.
 
     Args:
         source: The film's header.
