@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from medvit.atomic import whole
 from medvit.errors import MedvitError
+from medvit.nets.video_vit import VideoViT
 from medvit.nets.vit import STRETCH, ViT, resample_positions
 
 State = dict[str, Tensor]
@@ -33,13 +34,15 @@ DAMAGE = (
     AssertionError, ArithmeticError, MemoryError,
 )  # fmt: skip
 # Where published files keep their weights, most specific first.
-CONTAINERS = ("model", "state_dict")
+CONTAINERS = ("model", "module", "state_dict")
 PARTS = ("student", "teacher", "dino_loss", "ibot_loss")  # of one training, side by side in DINO and iBOT files
 DECODER = ("mask_token", "decoder_")
 # Where a backbone lies, most wanted first.
 BACKBONES = (
     "objective.teacher.backbone.", "teacher.backbone.", "student.backbone.", "teacher.", "student.", "backbone.", "encoder.",
 )  # fmt: skip
+VIDEO_ENCODERS = ("objective.encoder.", "encoder.", "net.", "backbone.")
+VIDEO_BODY = ("patch_embed.", "blocks.")  # of a video encoder, what a fine-tuned network takes over
 MASK_TOKEN = "masked_embed"  # of iBOT's student, in its backbone
 CENTRES = {"center": "centre", "center2": "patch_centre"}
 # torch's newer names of a weight-normalised layer
@@ -109,7 +112,7 @@ def load(module: nn.Module, path: Path, adapt: Adapter, new: Sequence[str] = ())
         module: Receives the weights; nothing is changed when they do not fit.
         path: The file, see `read_file`.
         adapt: Turns the file's names into the module's: `mae`, `mae_encoder`, `vit_classifier`, `dino`, `dino_backbone`,
-            `dino_head` or `bag_network`.
+            `dino_head`, `bag_network`, `videomae`, `videomae_encoder` or `video_classifier`.
         new: Prefixes of the module's keys that keep their fresh initialisation, such as a new head.
 
     Raises:
@@ -206,6 +209,40 @@ def dino_head(state: State, module: nn.Module) -> State:
 def bag_network(state: State, module: nn.Module) -> State:
     """DSMIL, Self-ViT-MIL and ABMIL files, or our systems' checkpoints -> a network of `medvit.nets.mil`."""
     return under("net.", state) or state
+
+
+def videomae(state: State, module: nn.Module) -> State:
+    """VideoMAE and VideoMAE V2 pre-training files, theirs or ours -> a `VideoMAE`."""
+    return one_bias(under("objective.", state) or state)
+
+
+def videomae_encoder(state: State, module: nn.Module) -> State:
+    """VideoMAE pre-training, fine-tuned and distilled files, theirs or ours -> a `VideoViT` to fine-tune.
+
+    The decoder and every head stay behind, and the last norm: ``fc_norm`` starts afresh. Positions are computed, never
+    loaded. A network of one channel takes the sum over the file's three, which is what it would see in grey clips.
+    """
+    found = next(filter(None, (under(prefix, state) for prefix in VIDEO_ENCODERS)), state)
+    body = one_bias({key: value for key, value in found.items() if key.startswith(VIDEO_BODY)})
+    patches = "patch_embed.proj.weight"
+    if isinstance(module, VideoViT) and module.patch_embed.proj.in_channels == 1 and patches in body:
+        body[patches] = body[patches].sum(dim=1, keepdim=True)
+    return body
+
+
+def video_classifier(state: State, module: nn.Module) -> State:
+    """Fine-tuned VideoMAE files, or our systems' checkpoints -> a `VideoViT` with its head."""
+    return one_bias(under("net.", state) or under("backbone.", state) or state)
+
+
+def one_bias(state: State) -> State:
+    """Query and value biases of the VideoMAE releases as one bias of all three; keys have none, which is a bias of 0."""
+    joined = {key: value for key, value in state.items() if not key.endswith((".q_bias", ".v_bias"))}
+    for key, queries in state.items():
+        if key.endswith(".q_bias"):
+            values = state.get(f"{key.removesuffix('q_bias')}v_bias", queries)
+            joined[f"{key.removesuffix('q_bias')}qkv.bias"] = torch.cat([queries, torch.zeros_like(queries), values])
+    return joined
 
 
 def under(prefix: str, state: State) -> State:

@@ -23,6 +23,8 @@ from medvit.nets.dino import Head, move_centre, soften, view_loss
 from medvit.nets.ibot import IBOT, hidden_loss
 from medvit.nets.mae import MAE
 from medvit.nets.mil import ABMIL, DSMIL, BagAnswer
+from medvit.nets.video_vit import VideoViT
+from medvit.nets.videomae import VideoMAE
 from medvit.nets.vit import ViT, cut_patches, sincos_positions
 
 TOLERANCE = 1e-4
@@ -186,6 +188,41 @@ def gated_abmil(config: Mapping[str, Any], state: Tensors, given: Tensors) -> Te
     return of_one_bag(net(given["bag"][None]))
 
 
+def video_sizes(config: Mapping[str, Any], part: str = "") -> dict[str, Any]:
+    return {
+        "frames": config["frames"],
+        "image_size": config["img_size"],
+        "patch": config["patch_size"],
+        "tubelet": config["tubelet_size"],
+        "width": config[f"{part}embed_dim"],
+        "depth": config[f"{part}depth"],
+        "heads": config[f"{part}num_heads"],
+        "mlp_ratio": config.get("mlp_ratio", 4.0),
+        "channels": config.get("in_chans", 3),
+    }
+
+
+def videomae_pretrain(config: Mapping[str, Any], state: Tensors, given: Tensors) -> Tensors:
+    net = VideoMAE(
+        VideoViT(**video_sizes(config, "encoder_"), pool="none"),
+        decoder_width=config["decoder_embed_dim"],
+        decoder_depth=config["decoder_depth"],
+        decoder_heads=config["decoder_num_heads"],
+        mlp_ratio=config.get("mlp_ratio", 4.0),
+    )
+    through_adapter(net, state, weights.videomae)
+    hidden, unit = given["mask"].bool().flatten(1), given["clips_unit_range"]
+    painted = ~given["decode_mask"].bool().flatten(1) if "decode_mask" in given else None
+    told = net.measure(given["clips"], unit, hidden, painted)
+    return {"loss": told["loss"], "pred": told["prediction"], "targets": told["target"]}
+
+
+def videomae_classifier(config: Mapping[str, Any], state: Tensors, given: Tensors) -> Tensors:
+    net = VideoViT(**video_sizes(config), classes=config["num_classes"])
+    through_adapter(net, state, weights.video_classifier)
+    return {"features": net.features(given["clips"]), "logits": net(given["clips"])}
+
+
 KINDS: dict[str, Callable[[Mapping[str, Any], Tensors, Tensors], Tensors]] = {
     "mae_pretrain": mae_pretrain,
     "vit_classifier": vit_classifier,
@@ -197,6 +234,8 @@ KINDS: dict[str, Callable[[Mapping[str, Any], Tensors, Tensors], Tensors]] = {
     "dsmil_self_vit": dsmil_self_vit,
     "dsmil": dsmil,
     "gated_abmil": gated_abmil,
+    "videomae_pretrain": videomae_pretrain,
+    "videomae_classifier": videomae_classifier,
 }
 
 
