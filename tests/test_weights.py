@@ -266,7 +266,7 @@ def test_files_without_named_tensors_are_refused(tmp_path) -> None:
     torch.save(torch.zeros(2), path)
     assert "hold a Tensor" in complaint(net, path, vit_classifier)
     torch.save({"epoch": 3}, path)
-    assert "no tensors under model, state_dict" in complaint(net, path, vit_classifier)
+    assert "no tensors under model, module, state_dict" in complaint(net, path, vit_classifier)
 
 
 def test_every_key_that_does_not_fit_is_named_at_once(tmp_path) -> None:
