@@ -6,14 +6,15 @@ Nothing is opened here: worker processes read headers, see `medvit.readers.heade
 import os
 import shutil
 import sys
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from medvit.case import Case, digest
+from medvit.case import MICROSCOPY, WHOLE_SLIDE, Case, digest
 from medvit.duplicates import duplicates
 from medvit.errors import MedvitError, Rejected, Skipped, Unanswered
 from medvit.guard import Pool, Reply
@@ -68,7 +69,7 @@ def find_cases(folder: Path | str, modalities: Sequence[str]) -> list[Case]:
 
     Pictures have no modality and are found by naming the modality "".
     """
-    found = scan([Path(folder)], Pool(0, duties))
+    found = _joined(scan([Path(folder)], Pool(0, duties)))
     return [one.case for one in found if one.case and one.case.modality in modalities]
 
 
@@ -106,7 +107,7 @@ def discover(
         MedvitError: When an input does not exist or a folder given cannot be listed.
     """
     found = []
-    for one in scan(inputs, pool, unpack_to):
+    for one in _joined(scan(inputs, pool, unpack_to)):
         refusal = _refusal(one.case, refuse, modality, series) if one.case else one.refusal
         found.append(one._replace(refusal=refusal))
     naming = {part for one in found for part in one.naming}
@@ -226,9 +227,9 @@ def _found(entry: _Entry, answer: Any) -> Found:
         if kind == "dicom":
             facts, naming = dict(zip(FACT_NAMES, map(sys.intern, told[0]), strict=True)), tuple(told[1])
             case = Case(facts["sop_uid"], facts["modality"], (Path(entry.file),), header=facts)
-        elif kind == "picture":
+        elif kind in ("picture", "slide"):
             uid = os.path.abspath(entry.path) if entry.is_member else os.path.realpath(entry.file)  # noqa: PTH100
-            case = Case(uid, "", (Path(entry.file),))
+            case = Case(uid, MICROSCOPY if kind == "slide" else "", (Path(entry.file),))
         elif kind == "zip" and entry.is_member:
             refusal = Skipped("nested_zip", "It is a zip within a zip. Unpack it and give its files.")
         elif kind == "zip":
@@ -238,6 +239,24 @@ def _found(entry: _Entry, answer: Any) -> Found:
     except (ValueError, TypeError, KeyError, IndexError):
         case, refusal, naming = None, NONSENSE, ()
     return Found(_masked(entry.path, entry.given, naming), case, refusal, entry.path, entry.given, naming)
+
+
+def _joined(found: Iterable[Found]) -> list[Found]:
+    """The files of a DICOM slide, of one series in one folder, as one case; the first of them stands for it."""
+    found = list(found)
+    slides: defaultdict[tuple[Path, str], list[int]] = defaultdict(list)
+    for index, one in enumerate(found):
+        if one.case and one.case.header.get("sop_class") == WHOLE_SLIDE and one.case.header["series_uid"]:
+            slides[one.case.files[0].parent, one.case.header["series_uid"]].append(index)
+    for (_, series), members in slides.items():
+        files = tuple(case.files[0] for index in members if (case := found[index].case))
+        first = found[members[0]]
+        part = Skipped("slide_part", "It is a part of a slide, which is answered as a whole with its first file.")
+        for index in members[1:]:
+            found[index] = found[index]._replace(case=None, refusal=part)
+        if first.case:
+            found[members[0]] = first._replace(case=replace(first.case, uid=series, files=files))
+    return found
 
 
 def _masked(path: str, given: int, naming: Collection[str]) -> str:

@@ -54,12 +54,17 @@ def random_view(
 
 
 def random_crop(
-    rng: Generator, source: tuple[int, int], size: int, share_min: float, ratio: tuple[float, float]
+    rng: Generator,
+    source: tuple[int, int],
+    size: int,
+    share_min: float,
+    ratio: tuple[float, float],
+    share_max: float = 1.0,
 ) -> Fit:
     """A rectangle of random area and aspect; ten tries, then the largest centred one of an allowed aspect."""
     height, width = source
     for _ in range(10):
-        area = height * width * rng.uniform(share_min, 1.0)
+        area = height * width * rng.uniform(share_min, share_max)
         aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < w <= width and 0 < h <= height:

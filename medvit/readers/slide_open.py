@@ -10,12 +10,12 @@ from pathlib import Path
 import openslide
 
 from medvit.case import PICTURES
+from medvit.case import SLIDES as SUFFIXES
 from medvit.errors import Rejected, Unanswered
 from medvit.readers import tiff
 from medvit.readers.slide_files import Broken, OpenSlideSource, PictureSource, Source, WsiDicomSource
 from medvit.readers.survey import survey_file
 
-SUFFIXES = (".svs", ".ndpi", ".mrxs", ".tif", ".tiff", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".czi")
 WHOLE_SLIDE = b"1.2.840.10008.5.1.4.1.1.77.1.6"  # VL Whole Slide Microscopy Image Storage
 CLASS_UID, SERIES_UID = 0x00080016, 0x0020000E
 

@@ -1,0 +1,81 @@
+"""Answers that are probabilities of labels: validated together, with thresholds that travel in the checkpoint."""
+
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from medvit.codes import Label
+from medvit.data.batch import Batch
+from medvit.evaluate.metrics import auroc, nanmean, youden_thresholds
+from medvit.tasks.system import System
+
+THRESHOLDS_FROM = "validation split: largest sensitivity + specificity; 0.5 where a label had one class only"
+
+
+class Findings(System):
+    """A system that answers labels with independent probabilities.
+
+    The loss and every metric see known labels only. At each validation the threshold of every label is chosen there
+    (largest sensitivity + specificity) and kept in the checkpoint.
+
+    Args:
+        labels: What its logits mean.
+    """
+
+    monitor: ClassVar[tuple[str, str]] = ("val/auroc", "max")
+
+    def __init__(self, labels: tuple[Label, ...]) -> None:
+        super().__init__()
+        self.labels = labels
+        self.register_buffer("thresholds", torch.tensor([label.threshold for label in labels]))
+        self.thresholds: Tensor
+        self._validated: list[tuple[Tensor, Tensor]] = []
+
+    def judge(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Logits (B, K) in float32 of a batch, and its loss ()."""
+        raise NotImplementedError
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        """The loss of a batch."""
+        _, loss = self.judge(batch)
+        self.log("train/loss", loss, on_epoch=True, on_step=False, batch_size=len(batch), prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        """Keep probabilities until the whole split is seen."""
+        logits, loss = self.judge(batch)
+        self.log("val/loss", loss, batch_size=len(batch))
+        self._validated.append((logits.sigmoid().cpu(), batch.y.cpu()))
+
+    def on_validation_epoch_end(self) -> None:
+        """AUROC of every label and their mean; thresholds for the checkpoint that may be saved now."""
+        probability, y = (torch.cat(part) for part in zip(*self._validated, strict=True))
+        self._validated.clear()
+        areas = auroc(probability, y)
+        for label, area in zip(self.labels, areas.tolist(), strict=True):
+            self.log(f"val/auroc/{label.name}", area)
+        self.log("val/auroc", nanmean(areas), prog_bar=True)
+        self.thresholds.copy_(youden_thresholds(probability, y))
+
+    def card(self) -> dict[str, Any]:
+        """Adds the thresholds and where they came from."""
+        chosen = dict(zip((label.name for label in self.labels), self.thresholds.tolist(), strict=True))
+        return super().card() | {"thresholds": chosen, "thresholds_from": THRESHOLDS_FROM}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the thresholds as they were chosen; a callback that averages weights would put older ones in their place."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["state_dict"]["thresholds"] = self.thresholds.detach().clone()
+
+    def answered(self) -> list[Label]:
+        """The labels with the thresholds that were chosen."""
+        return [label._replace(threshold=t) for label, t in zip(self.labels, self.thresholds.tolist(), strict=True)]
+
+
+def known_bce(logits: Tensor, y: Tensor) -> Tensor:
+    """Mean binary cross-entropy of logits (B, K) over the labels that are known; 0 where none is."""
+    known = ~y.isnan()
+    loss = F.binary_cross_entropy_with_logits(logits, y.nan_to_num(), reduction="none")
+    return (loss * known).sum() / known.sum().clamp(min=1)

@@ -1,0 +1,239 @@
+"""Systems of whole slides: worker processes find and read tiles, the network here describes them, bags are made of both."""
+
+import hashlib
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medvit.case import MICROSCOPY, PICTURES, Case
+from medvit.data.batch import Sample
+from medvit.data.features import Features, check
+from medvit.data.inputs import targets
+from medvit.data.slides import (
+    CHUNK,
+    Cutting,
+    Desk,
+    Pixels,
+    Plan,
+    Resolution,
+    Shelf,
+    checked_pixels,
+    planned,
+    shown_mpp,
+    shown_shape,
+)
+from medvit.errors import Skipped, Unanswered
+from medvit.guard import LIMITS, Duty, Limits, Pool, Reply
+from medvit.image import Fit, Image, Tiling
+from medvit.nets.vit import ViT
+from medvit.tasks.system import System
+
+
+class Slides(System):
+    """A system of whole slides, or of pictures of tissue whose resolution is given.
+
+    Subclasses set ``cutting``, the ``mean`` and ``std`` of colours, how many ``last`` blocks describe a tile, and `encoder`.
+    """
+
+    modalities: ClassVar[tuple[str, ...]] = (MICROSCOPY, "")
+    at_once: ClassVar[int | None] = 1  # so that a run that was killed has lost one slide
+    limits: ClassVar[Limits] = LIMITS._replace(cpu_s=300, wall_s=600)  # a slide without small levels is read whole
+
+    cutting: Cutting
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    last: int  # blocks of the encoder whose class tokens count
+    resolution = Resolution()
+
+    @property
+    def encoder(self) -> ViT:
+        """What describes tiles."""
+        raise NotImplementedError
+
+    def refuse(self, case: Case) -> None:
+        """Skip other modalities, and pictures without a resolution: they may be anything."""
+        super().refuse(case)
+        said = self.resolution.default or self.resolution.of(case)
+        if case.files[0].suffix.lower() in PICTURES and not said:
+            raise Skipped("picture", "It is a picture, which says no pixel size. Give --mpp to answer it as tissue.")
+
+    def read(self, case: Case) -> Image:
+        """The slide as people are shown it: colours (3, H, W) at a low resolution."""
+        slide = self.resolution.open(case)
+        mpp = shown_mpp(slide)
+        picture, _ = slide.overview(mpp)
+        slide.close()
+        pixels = np.ascontiguousarray(picture.transpose(2, 0, 1)).astype(np.float32) / np.float32(255)
+        return Image(pixels, (mpp / 1000, mpp / 1000))
+
+    def duties(self) -> Mapping[str, Duty]:
+        """``read`` finds the tiles of a slide and reads the first of them, ``tiles`` reads more of them."""
+        return Desk(self.resolution, self.cutting).duties()
+
+    def collect(self, case: Case, reply: Reply, pool: Pool) -> tuple[Sample, float]:
+        """The bag of a slide: ``x`` (N, D), its valid tiles as the encoder describes them."""
+        plan = planned(reply, self.cutting.tile)
+        found, seconds = self.described(plan, case, pool)
+        kept = found.only_valid()
+        tiling = _restricted(plan.tiling, found.valid)
+        lost = len(found) - len(kept)
+        origin = plan.origin | ({"unreadable tiles": str(lost)} if lost else {})
+        height, width = shown_shape(tiling)
+        fit = Fit((height, width), (height, width), (0, 0, height, width))
+        x = torch.from_numpy(kept.features.astype(np.float32))
+        return Sample(x, targets(case, self.labels), case, fit, origin, tiling), seconds
+
+    def described(self, plan: Plan, case: Case, pool: Pool) -> tuple[Features, float]:
+        """The features of all tiles of a slide, and the seconds that it took; workers read some chunks ahead.
+
+        Raises:
+            Unanswered: When too many tiles cannot be read, or the network fails.
+        """
+        started = time.monotonic()
+        parts = [self._described(plan.pixels, plan.valid)]
+        coords = plan.tiling.coords
+        starts = iter(range(CHUNK, len(coords), CHUNK))
+        calls: deque[tuple[int, Future[Reply]]] = deque()
+        while True:
+            for start in starts:
+                some = coords[start : start + CHUNK]
+                call = pool.submit("tiles", case, some, plan.grid.tile_mpp, urgent=True)
+                calls.append((len(some), call))
+                if len(calls) > 2 * pool.workers:
+                    break
+            if not calls:
+                break
+            count, call = calls.popleft()
+            parts.append(self._described(*checked_pixels(call.result().arrays, count, self.cutting.tile)))
+        features, valid = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
+        facts = {**self.describing, **plan.origin}
+        found = Features(features, coords, valid, plan.grid, self.encoder_name, self.encoder_digest, facts)
+        return check(found), plan.seconds + time.monotonic() - started
+
+    def _described(self, pixels: Pixels, valid: NDArray[np.bool_]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        try:
+            return self.describe(torch.from_numpy(pixels)).float().cpu().numpy(), valid
+        except (RuntimeError, ValueError) as error:  # out of memory, a shape that does not fit
+            raise Unanswered("model", f"The network failed on its tiles ({type(error).__name__}).") from error
+
+    @torch.no_grad()
+    def describe(self, pixels: Tensor) -> Tensor:
+        """Features (n, D) of tiles (n, H, W, 3) uint8; they are normalised where the network is."""
+        self.encoder.eval()
+        return self.encoder.embedding(
+            self.normalised(pixels.to(self.encoder.cls_token.device).permute(0, 3, 1, 2)), self.last
+        )
+
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """Pixels (..., 3, H, W) of 0 to 255 as the encoder sees them."""
+        mean, std = (pixels.new_tensor(three, dtype=torch.float32)[:, None, None] for three in (self.mean, self.std))
+        return (pixels.float() / 255 - mean) / std
+
+    @property
+    def encoder_name(self) -> str:
+        """The encoder in feature files: its kind and the beginning of its digest."""
+        net = self.encoder
+        return f"vit{net.width}x{len(net.blocks)}p{net.patch}-{self.encoder_digest[:8]}"
+
+    @property
+    def encoder_digest(self) -> str:
+        """SHA-256 of the encoder's weights; computed once."""
+        if "_digest" not in self.__dict__:
+            self.__dict__["_digest"] = state_digest(self.encoder.state_dict())
+        return str(self.__dict__["_digest"])
+
+    @property
+    def describing(self) -> dict[str, str]:
+        """How tiles become features, as feature files say it."""
+        return {
+            "pooling": f"class tokens of the last {self.last} blocks, mean patch token",
+            "mean": " ".join(map(str, self.mean)),
+            "std": " ".join(map(str, self.std)),
+            "stain": self.cutting.stain,
+            "min_tissue": str(self.cutting.min_tissue),
+            "most_tiles": str(self.cutting.most),
+            "target_mpp": str(self.cutting.mpp),
+        }
+
+    @property
+    def most_tiles(self) -> int:
+        """Tiles of a bag at most."""
+        return self.cutting.most
+
+    @property
+    def feature_width(self) -> int:
+        """Numbers that describe a tile."""
+        return (self.last + 1) * self.encoder.width
+
+    def embed(
+        self, cases: Iterable[Case], workers: int, half: AbstractContextManager[Any]
+    ) -> Iterator[tuple[Case, Features | Unanswered, float]]:
+        """The features of slide after slide, with the seconds of each, read by worker processes of their own."""
+        with Pool(workers, reading, self.reader(), limits=self.limits) as pool, half:
+            yield from embedded(self, cases, pool)
+
+    def tiles_of(self, case: Case) -> tuple[NDArray[np.int64], float]:
+        """Corners (N, 2) of a slide's tiles in level-0 pixels, and micrometres a pixel to read them at.
+
+        Raises:
+            Rejected: When it cannot be read or has none.
+        """
+        tiles, tiling, _ = self.cutting.plan(self._shelf.open(case))
+        return tiling.coords, tiles.mpp
+
+    def tile_of(self, case: Case, corner: tuple[int, int], mpp: float) -> Pixels:
+        """A tile of a slide, which stays open for the next one.
+
+        Raises:
+            Rejected: When it cannot be decoded.
+        """
+        return self.cutting.read(self._shelf.open(case), corner, mpp)
+
+    @property
+    def _shelf(self) -> Shelf:
+        shelf: Shelf = self.__dict__.setdefault("_slides", Shelf(self.resolution))
+        return shelf
+
+
+def _restricted(tiling: Tiling, keep: NDArray[np.bool_]) -> Tiling:
+    return Tiling(tiling.coords[keep], tiling.size_level0, tiling.slide, tiling.mpp, tiling.corner, tiling.tissue)
+
+
+def state_digest(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of named tensors, in hex."""
+    sha = hashlib.sha256()
+    for name in sorted(state):
+        sha.update(name.encode())
+        sha.update(state[name].detach().cpu().contiguous().numpy().tobytes())
+    return sha.hexdigest()
+
+
+def reading(system: Slides) -> Mapping[str, Duty]:
+    """The duties of a worker that reads for a system; see `medvit.guard.Pool`."""
+    return system.duties()
+
+
+def embedded(system: Slides, cases: Iterable[Case], pool: Pool) -> Iterator[tuple[Case, Features | Unanswered, float]]:
+    """The features of slide after slide, with the seconds of each; workers look at the next slides meanwhile."""
+    ahead: deque[tuple[Case, Future[Reply]]] = deque()
+    for case in cases:
+        ahead.append((case, pool.submit("read", case)))
+        if len(ahead) > max(1, pool.workers):
+            yield _embedded(system, *ahead.popleft(), pool)
+    while ahead:
+        yield _embedded(system, *ahead.popleft(), pool)
+
+
+def _embedded(system: Slides, case: Case, call: Future[Reply], pool: Pool) -> tuple[Case, Features | Unanswered, float]:
+    try:
+        return case, *system.described(planned(call.result(), system.cutting.tile), case, pool)
+    except Unanswered as refusal:
+        return case, refusal.with_traceback(None), 0.0
