@@ -30,7 +30,7 @@ def whole(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise halted(path, error) from error
     finally:
-        with suppress(FileNotFoundError):
+        with suppress(OSError):  # not there any more, or the disk refuses this too
             part.unlink()
 
 

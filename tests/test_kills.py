@@ -74,7 +74,7 @@ def test_a_run_struck_at_a_few_points_goes_on_to_the_same_bytes(trained, inbox, 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_run_struck_at_every_point_goes_on_to_the_same_bytes(trained, inbox, tmp_path, fault) -> None:
     points, wrong = struck(trained, inbox, tmp_path, fault, 0)
-    print(f"{fault}: {points} points")
+    print(f"{fault}: {points} points", *wrong, sep="\n")
     assert wrong == []
 
 
