@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet -c constraints.txt
 
 # what tests/parity/check.py can build, by the beginnings of the golden files' names
-PARITY := mae_ thorax_ dino_ ibot_ self_vit_mil dsmil_ gated_abmil videomae_
+PARITY := mae_ thorax_ dino_ ibot_ self_vit_mil dsmil_ gated_abmil videomae_ sam
 
 .PHONY: demo test check bench clean
 

@@ -22,6 +22,8 @@ from torch import Tensor, nn
 
 from medvit.atomic import whole
 from medvit.errors import MedvitError
+from medvit.nets.sam import Pixels
+from medvit.nets.sam_encoder import resample_map, resample_relative
 from medvit.nets.video_vit import VideoViT
 from medvit.nets.vit import STRETCH, ViT, resample_positions
 
@@ -43,6 +45,8 @@ BACKBONES = (
 )  # fmt: skip
 VIDEO_ENCODERS = ("objective.encoder.", "encoder.", "net.", "backbone.")
 VIDEO_BODY = ("patch_embed.", "blocks.")  # of a video encoder, what a fine-tuned network takes over
+# What published files of SAM's network were trained on: MedSAM's first on SAM's statistics, its later ones on 0 to 1.
+SAM_FILES: dict[str, Pixels] = {"sam_vit_b": "sam", "medsam_20230423": "sam", "medsam_vit_b": "medsam"}
 MASK_TOKEN = "masked_embed"  # of iBOT's student, in its backbone
 CENTRES = {"center": "centre", "center2": "patch_centre"}
 # torch's newer names of a weight-normalised layer
@@ -243,6 +247,42 @@ def one_bias(state: State) -> State:
             values = state.get(f"{key.removesuffix('q_bias')}v_bias", queries)
             joined[f"{key.removesuffix('q_bias')}qkv.bias"] = torch.cat([queries, torch.zeros_like(queries), values])
     return joined
+
+
+def sam(state: State, module: nn.Module) -> State:
+    """SAM and MedSAM files, or our systems' checkpoints -> a `medvit.nets.sam.Sam`.
+
+    Positions and relative positions are resampled to the network's image size where the file's differs.
+    """
+    state = under("net.", state) or state
+    own = module.state_dict()
+    resampled = {}
+    for key, value in state.items():
+        wanted = own[key].shape if key in own else value.shape
+        if key.endswith(".pos_embed") and value.ndim == 4:
+            resampled[key] = resample_map(value, (wanted[1], wanted[2]))
+        elif ".rel_pos_" in key and value.ndim == 2:
+            resampled[key] = resample_relative(value, wanted[0])
+    return state | resampled
+
+
+def sam_pixels(path: Path) -> Pixels:
+    """How a SAM or MedSAM file wants its pixels, see `medvit.nets.sam.normalise`; the weights themselves do not say.
+
+    The published files are known by their names, MedSAM's trainings by the ``model`` that they keep beside the optimiser.
+
+    Raises:
+        MedvitError: When neither tells.
+    """
+    for name, pixels in SAM_FILES.items():
+        if path.name.lower().startswith(name):
+            return pixels
+    if isinstance(read_file(path).get("model"), Mapping):
+        return "medsam"
+    raise MedvitError(
+        f"The weights {path} do not say how pixels were scaled in their training. Say pixels: sam for SAM's statistics, as "
+        "SAM and MedSAM of April 2023 have it, or pixels: medsam for 0 to 1."
+    )
 
 
 def under(prefix: str, state: State) -> State:

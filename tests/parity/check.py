@@ -23,6 +23,10 @@ from medvit.nets.dino import Head, move_centre, soften, view_loss
 from medvit.nets.ibot import IBOT, hidden_loss
 from medvit.nets.mae import MAE
 from medvit.nets.mil import ABMIL, DSMIL, BagAnswer
+from medvit.nets.sam import Sam
+from medvit.nets.sam_decoder import MaskDecoder
+from medvit.nets.sam_encoder import SamEncoder
+from medvit.nets.sam_prompt import PromptEncoder
 from medvit.nets.video_vit import VideoViT
 from medvit.nets.videomae import VideoMAE
 from medvit.nets.vit import ViT, cut_patches, sincos_positions
@@ -223,6 +227,34 @@ def videomae_classifier(config: Mapping[str, Any], state: Tensors, given: Tensor
     return {"features": net.features(given["clips"]), "logits": net(given["clips"])}
 
 
+def sam(config: Mapping[str, Any], state: Tensors, given: Tensors) -> Tensors:
+    sizes = {**vit_sizes(config | {"img_size": config["image_size"]}), "out": config["out_chans"]}
+    del sizes["channels"]
+    encoder = SamEncoder(**sizes, everywhere=config["global_attn_indexes"], window=config["window_size"])
+    channels = config["prompt_embed_dim"]
+    decoder = MaskDecoder(
+        channels,
+        config["decoder_depth"],
+        config["decoder_heads"],
+        config["decoder_mlp_dim"],
+        quality_depth=config["iou_head_depth"],
+        quality_hidden=config["iou_head_hidden_dim"],
+    )
+    prompts = PromptEncoder(channels, config["mask_in_chans"])
+    net = Sam(encoder, channels, prompt_encoder=prompts, mask_decoder=decoder)
+    through_adapter(net, state, weights.sam)
+    embedding = net.embed(given["images"])
+    found = {"image_embedding": embedding, "dense_pe": prompts.positions(encoder.grid)}
+    side = config["image_size"]
+    for n, one in enumerate(embedding.split(1)):
+        box, points, labels = (given[name][n : n + 1] for name in ("boxes", "points", "point_labels"))
+        found[f"box{n}_sparse"] = prompts.sparse((side, side), box)
+        found[f"box{n}_low_res_logits"], found[f"box{n}_iou"] = net.answer(one, box)
+        answer = net.answer(one, points=points, labels=labels, several=True)
+        found[f"points{n}_low_res_logits"], found[f"points{n}_iou"] = answer
+    return found
+
+
 KINDS: dict[str, Callable[[Mapping[str, Any], Tensors, Tensors], Tensors]] = {
     "mae_pretrain": mae_pretrain,
     "vit_classifier": vit_classifier,
@@ -234,6 +266,7 @@ KINDS: dict[str, Callable[[Mapping[str, Any], Tensors, Tensors], Tensors]] = {
     "dsmil_self_vit": dsmil_self_vit,
     "dsmil": dsmil,
     "gated_abmil": gated_abmil,
+    "sam": sam,
     "videomae_pretrain": videomae_pretrain,
     "videomae_classifier": videomae_classifier,
 }
