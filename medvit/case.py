@@ -22,6 +22,8 @@ PICTURES = (".png", ".jpg", ".jpeg")
 SLIDES = (".svs", ".ndpi", ".mrxs", ".tif", ".tiff", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".czi")
 WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"  # VL Whole Slide Microscopy Image Storage
 MICROSCOPY = "SM"  # the modality of slides
+CLIPS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".mpg", ".mpeg")
+ULTRASOUND = "US"  # the modality of clips
 DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
 # Everything that pydicom and its codecs were seen to raise on damaged files.
 DAMAGE = (

@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from medvit.case import MICROSCOPY, WHOLE_SLIDE, Case, digest
+from medvit.case import MICROSCOPY, ULTRASOUND, WHOLE_SLIDE, Case, digest
 from medvit.duplicates import duplicates
 from medvit.errors import MedvitError, Rejected, Skipped, Unanswered
 from medvit.guard import Pool, Reply
@@ -24,6 +24,7 @@ from medvit.readers.zips import START, Member, Progress
 from medvit.reply import REFUSALS
 
 CHUNK = 64  # files whose headers are read by one call
+BY_NAME = {"picture": "", "slide": MICROSCOPY, "clip": ULTRASOUND}  # modality of what is told by its name alone
 NONSENSE = Rejected("crashed", "The process that worked on it answered nonsense.")
 AHEAD = 3  # calls a worker that are made before their answers are needed
 
@@ -227,9 +228,9 @@ def _found(entry: _Entry, answer: Any) -> Found:
         if kind == "dicom":
             facts, naming = dict(zip(FACT_NAMES, map(sys.intern, told[0]), strict=True)), tuple(told[1])
             case = Case(facts["sop_uid"], facts["modality"], (Path(entry.file),), header=facts)
-        elif kind in ("picture", "slide"):
+        elif kind in BY_NAME:
             uid = os.path.abspath(entry.path) if entry.is_member else os.path.realpath(entry.file)  # noqa: PTH100
-            case = Case(uid, MICROSCOPY if kind == "slide" else "", (Path(entry.file),))
+            case = Case(uid, BY_NAME[kind], (Path(entry.file),))
         elif kind == "zip" and entry.is_member:
             refusal = Skipped("nested_zip", "It is a zip within a zip. Unpack it and give its files.")
         elif kind == "zip":

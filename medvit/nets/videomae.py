@@ -1,7 +1,7 @@
 """Masked autoencoders of video: hide most tubelets, encode the rest, paint the hidden ones, or half of them.
 
 Source: Tong et al. 2022, "VideoMAE" (arXiv:2203.12602); Wang et al. 2023, "VideoMAE V2: Dual Masking"
-(arXiv:2303.16727). Masks that keep to the scanned sector follow Szadkowski et al., ASMUS 2024.
+(arXiv:2303.16727). Masks that keep to the scanned sector are those of "ROI-aware masking", ASMUS 2024.
 """
 
 from collections.abc import Mapping, Sequence
