@@ -18,7 +18,7 @@ $(VENV)/core: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/all: $(VENV)/core
-	$(PIP) -e .[codecs,bench,dev]
+	$(PIP) -e .[codecs,video,bench,dev]
 	touch $@
 
 demo: $(VENV)/core
