@@ -83,10 +83,10 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def halted(path: Path, error: OSError) -> Halted:
+def halted(path: Path, error: OSError, done: str = "written") -> Halted:
     """The sentence for a disk that refuses."""
     why = error.strerror or (os.strerror(error.errno) if error.errno else type(error).__name__)
-    return Halted(f"{path} cannot be written: {why}. Make room, then run it again, with --resume where it has that.")
+    return Halted(f"{path} cannot be {done}: {why}. Make room, then run it again, with --resume where it has that.")
 
 
 def _sync(path: Path) -> None:

@@ -11,12 +11,13 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from errno import EINVAL
 from pathlib import Path
 from typing import NamedTuple
 
 from pydicom.errors import BytesLengthException, InvalidDicomError
 
-from medvit.errors import MedvitError
+from medvit.errors import MedvitError, Rejected, Unanswered
 
 PICTURES = (".png", ".jpg", ".jpeg")
 SLIDES = (".svs", ".ndpi", ".mrxs", ".tif", ".tiff", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".czi")
@@ -94,6 +95,21 @@ def digest(text: str) -> str:
 def pseudonym(patient_id: str) -> str:
     """A stable name for a patient that does not say who it is."""
     return f"p-{digest(patient_id)[:12]}"
+
+
+def blame(error: BaseException, reason: str, what: str) -> Unanswered:
+    """Why a file gets no answer: rejected for damage of its own, failed where the disk refused to give it.
+
+    Args:
+        error: One of `DAMAGE`.
+        reason: For damage, see `Unanswered`.
+        what: The sentence for damage, without its end.
+    """
+    if isinstance(error, OSError) and error.errno not in (None, EINVAL):  # that is a position which a file made up
+        return Unanswered(
+            "unreadable", f"It cannot be read from the disk: {error.strerror}. Mend that, then use --resume."
+        )
+    return Rejected(reason, f"{what} ({type(error).__name__}).")
 
 
 def read_table(table: Path | str, labels: Sequence[str] = (), boxes: Path | str | None = None) -> dict[str, list[Case]]:

@@ -91,12 +91,19 @@ class Journal:
             self._end += len(line)
 
     def read(self, keys: Iterable[str]) -> Iterator[Record]:
-        """The records of those inputs in that order; inputs without one are left out."""
-        with self.path.open("rb") as file:
-            for key in keys:
-                if key in self._places:
-                    file.seek(self._places[key][0])
-                    yield json.loads(file.readline())
+        """The records of those inputs in that order; inputs without one are left out.
+
+        Raises:
+            Halted: When the disk refuses.
+        """
+        try:
+            with self.path.open("rb") as file:
+                for key in keys:
+                    if key in self._places:
+                        file.seek(self._places[key][0])
+                        yield json.loads(file.readline())
+        except OSError as error:
+            raise halted(self.path, error, "read") from error
 
     def settle(self, keys: Iterable[str]) -> None:
         """Rewrite the file with one line an input, in that order, so that it tells nothing of interruptions."""

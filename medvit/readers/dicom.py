@@ -14,7 +14,7 @@ import pydicom
 from pydicom import Dataset
 from pydicom.multival import MultiValue
 
-from medvit.case import DAMAGE
+from medvit.case import DAMAGE, blame
 from medvit.errors import Rejected
 from medvit.readers.elements import WINDOW
 from medvit.readers.survey import Survey, begins, regular_file, survey_file
@@ -48,7 +48,7 @@ def open_dicom(path: Path) -> Dataset:
             except MemoryError:
                 raise
             except DAMAGE as error:
-                raise Rejected("unreadable", f"It cannot be read as DICOM ({type(error).__name__}).") from error
+                raise blame(error, "unreadable", "It cannot be read as DICOM") from error
 
 
 def _mended(file: BinaryIO, found: Survey) -> BinaryIO:

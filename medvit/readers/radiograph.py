@@ -13,7 +13,7 @@ from PIL import Image as Pillow
 from PIL import ImageOps
 from pydicom import Dataset
 
-from medvit.case import DAMAGE, PICTURES
+from medvit.case import DAMAGE, PICTURES, blame
 from medvit.errors import Rejected, Unanswered
 from medvit.image import Image, Plane
 from medvit.readers.dicom import code, decimals, integer, open_dicom
@@ -55,7 +55,7 @@ def _read_picture(path: Path) -> Image:
     except MemoryError:
         raise
     except (Pillow.DecompressionBombError, *DAMAGE) as error:
-        raise Rejected("undecodable", f"The picture cannot be decoded ({type(error).__name__}).") from error
+        raise blame(error, "undecodable", "The picture cannot be decoded") from error
     _check_contrast(pixels)
     origin = {
         "voi": f"full range of the file, 0 to {depth}",
@@ -73,7 +73,7 @@ def _read_dicom(path: Path) -> Image:
     except (Unanswered, MemoryError):
         raise
     except DAMAGE as error:
-        raise Rejected("undecodable", f"The pixels cannot be decoded ({type(error).__name__}).") from error
+        raise blame(error, "undecodable", "The pixels cannot be decoded") from error
     return Image(pixels[None], spacing, {**origin, "spacing": source})
 
 

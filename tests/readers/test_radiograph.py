@@ -1,5 +1,7 @@
 """Films as displayed: the grey-scale pipeline against pydicom's own, and every named reason to refuse a file."""
 
+import errno
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from medvit.errors import Rejected
+from medvit.errors import Rejected, Unanswered
 from medvit.readers.codecs import CODECS
 from medvit.readers.pixels import available
 from medvit.readers.radiograph import read_radiograph
@@ -503,3 +505,17 @@ def test_a_real_open_film_is_read_and_one_without_a_preamble_is_named() -> None:
     with pytest.raises(Rejected) as caught:
         read_header(OPEN_FILMS / "CR-MONO1-10-chest.dcm")
     assert caught.value.reason == "not_dicom"
+
+
+@pytest.mark.parametrize("name", ["film.dcm", "film.png"])
+def test_a_disk_that_refuses_is_no_fault_of_the_film(tmp_path, make_film, monkeypatch, name) -> None:
+    path = make_film(tmp_path / "film.dcm", np.arange(64).reshape(8, 8), bits=8)
+    Pillow.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path / "film.png")
+
+    def refuse(*_, **__):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("medvit.readers.survey.os.open" if name == path.name else "builtins.open", refuse)
+    with pytest.raises(Unanswered, match="cannot be read from the disk: Input/output error") as refusal:
+        read_radiograph(tmp_path / name)
+    assert (refusal.value.status, refusal.value.reason) == ("failed", "unreadable")
