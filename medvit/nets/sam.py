@@ -4,7 +4,7 @@ Source: Kirillov et al. 2023 (arXiv:2304.02643); Ma et al. 2024, "Segment anythi
 trains the same network on pixels that are scaled otherwise.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -83,9 +83,14 @@ class Sam(nn.Module):
         return self.answer(self.embed(images), boxes)
 
 
-def vit_b(image_size: int = 1024, *, recompute: bool = False) -> Sam:
-    """SAM with its base encoder, for ``sam_vit_b`` and ``medsam_vit_b`` files: 93,735,472 parameters."""
-    return Sam(SamEncoder(image_size, recompute=recompute))
+def vit_b(image_size: int = 1024, encoder: Callable[..., SamEncoder] = SamEncoder) -> Sam:
+    """SAM with its base encoder, for ``sam_vit_b`` and ``medsam_vit_b`` files: 93,735,472 parameters.
+
+    Args:
+        image_size: Pixels a side.
+        encoder: What makes the encoder of these sizes, such as ``partial(DualBranchEncoder, variant="paper")``.
+    """
+    return Sam(encoder(image_size))
 
 
 def small(
@@ -98,11 +103,12 @@ def small(
     everywhere: Sequence[int] = (2, 5),
     window: int = 8,
     channels: int = 64,
+    encoder: Callable[..., SamEncoder] = SamEncoder,
 ) -> Sam:
-    """The same network, small enough to be trained on a CPU."""
-    encoder = SamEncoder(image_size, patch, width, depth, heads, everywhere=everywhere, window=window, out=channels)
+    """The same network, small enough to be trained on a CPU; arguments as for `SamEncoder` and `vit_b`."""
     decoder = MaskDecoder(channels, heads=4, hidden=4 * channels, quality_hidden=channels)
-    return Sam(encoder, channels, mask_decoder=decoder)
+    made = encoder(image_size, patch, width, depth, heads, everywhere=everywhere, window=window, out=channels)
+    return Sam(made, channels, mask_decoder=decoder)
 
 
 def normalise(images: Tensor, pixels: Pixels) -> Tensor:
