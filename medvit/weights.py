@@ -26,6 +26,7 @@ from medvit.nets.sam import Pixels
 from medvit.nets.sam_encoder import resample_map, resample_relative
 from medvit.nets.video_vit import VideoViT
 from medvit.nets.vit import STRETCH, ViT, resample_positions
+from medvit.pickled import read_pickled
 
 State = dict[str, Tensor]
 Adapter = Callable[[State, nn.Module], State]
@@ -44,6 +45,10 @@ BACKBONES = (
     "objective.teacher.backbone.", "teacher.backbone.", "student.backbone.", "teacher.", "student.", "backbone.", "encoder.",
 )  # fmt: skip
 VIDEO_ENCODERS = ("objective.encoder.", "encoder.", "net.", "backbone.")
+ERDES_PARTS = ("enc.", "model.", "cls.")
+UNUSED = re.compile(
+    r"cross_attn|^enc\.(decoder\d|out\.|out_tr|up_tr|upcat_|final_conv|fc\.|last_linear\.)"
+)  # of MONAI's
 VIDEO_BODY = ("patch_embed.", "blocks.")  # of a video encoder, what a fine-tuned network takes over
 # What published files of SAM's network were trained on: MedSAM's first on SAM's statistics, its later ones on 0 to 1.
 SAM_FILES: dict[str, Pixels] = {"sam_vit_b": "sam", "medsam_20230423": "sam", "medsam_vit_b": "medsam"}
@@ -89,13 +94,15 @@ def read_file(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_state(path: Path) -> State:
+def read_state(path: Path, pickled: bool = False) -> State:
     """The named tensors of a checkpoint, unpacked from the container that published files put around them.
+
+    With ``pickled``, also those of a file that holds objects beside them, see `medvit.pickled`.
 
     Of a DINO or iBOT training every part's tensors come, under ``student.``, ``teacher.`` and ``dino_loss.`` or
     ``ibot_loss.``.
     """
-    content = read_file(path)
+    content = read_pickled(path) if pickled and path.suffix != ".safetensors" else read_file(path)
     parts = [part for part in PARTS if isinstance(content.get(part), Mapping)]
     if parts:
         content = {f"{part}.{name.removeprefix('module.')}": v for part in parts for name, v in content[part].items()}
@@ -109,20 +116,21 @@ def read_state(path: Path) -> State:
     return {name.removeprefix("module."): value for name, value in state.items()}
 
 
-def load(module: nn.Module, path: Path, adapt: Adapter, new: Sequence[str] = ()) -> None:
+def load(module: nn.Module, path: Path, adapt: Adapter, new: Sequence[str] = (), pickled: bool = False) -> None:
     """Load weights into a module, strictly.
 
     Args:
         module: Receives the weights; nothing is changed when they do not fit.
         path: The file, see `read_file`.
         adapt: Turns the file's names into the module's: `mae`, `mae_encoder`, `vit_classifier`, `dino`, `dino_backbone`,
-            `dino_head`, `bag_network`, `videomae`, `videomae_encoder` or `video_classifier`.
+            `dino_head`, `bag_network`, `videomae`, `videomae_encoder`, `video_classifier` or `erdes`.
         new: Prefixes of the module's keys that keep their fresh initialisation, such as a new head.
+        pickled: Whether the file may hold objects beside its tensors, which then count for nothing.
 
     Raises:
         MedvitError: Naming every missing, unexpected and wrongly shaped key.
     """
-    fit(module, adapt(read_state(path), module), str(path), new)
+    fit(module, adapt(read_state(path, pickled), module), str(path), new)
 
 
 def fit(module: nn.Module, state: State, source: str, new: Sequence[str] = ()) -> None:
@@ -239,6 +247,22 @@ def video_classifier(state: State, module: nn.Module) -> State:
     return one_bias(under("net.", state) or under("backbone.", state) or state)
 
 
+def erdes(state: State, module: nn.Module) -> State:
+    """ERDES files, old and new, or our systems' checkpoints -> a network of `medvit.nets.clip3d`.
+
+    Decoders of full MONAI networks stay behind, and so do cross-attention weights, which MONAI's versions save or not and
+    these networks never use.
+    """
+    own, found = module.state_dict(), under("net.", state) or state
+    if not any(key.startswith(ERDES_PARTS) for key in found):  # the oldest files
+        whole = any(key.startswith("model.") for key in own)
+        found = {f"{'model.' if whole else 'cls.' if key.startswith('fc') else 'enc.'}{key}": value
+                 for key, value in found.items()}  # fmt: skip
+    named = {f"enc.{key}" if key.startswith("classification_head.") else key: value for key, value in found.items()}
+    kept = {key: value for key, value in named.items() if not UNUSED.search(key)}
+    return kept | {key: value for key, value in own.items() if "cross_attn" in key}
+
+
 def one_bias(state: State) -> State:
     """Query and value biases of the VideoMAE releases as one bias of all three; keys have none, which is a bias of 0."""
     joined = {key: value for key, value in state.items() if not key.endswith((".q_bias", ".v_bias"))}
@@ -307,6 +331,15 @@ def file_digest(path: Path) -> str:
     with path.open("rb") as file:
         for block in iter(lambda: file.read(1 << 20), b""):
             sha.update(block)
+    return sha.hexdigest()
+
+
+def state_digest(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of named tensors, in hex."""
+    sha = hashlib.sha256()
+    for name in sorted(state):
+        sha.update(name.encode())
+        sha.update(state[name].detach().cpu().contiguous().numpy().tobytes())
     return sha.hexdigest()
 
 
