@@ -48,9 +48,10 @@ class Options:
         series: Answer only these Series Instance UIDs; all when empty.
         shard: Which part of the inputs is this run's, counted from 1, and how many parts there are.
         synthetic_geometry: Whether objects of radiographs may carry an invented plane, see `medvit.result.Run`.
+        mpp: What the user says about the pixel sizes of slides, see `medvit.data.slides.Resolution`.
     """
 
-    write: tuple[str, ...] = ("csv", "heat", "sr", "sc")
+    write: tuple[str, ...] = ("csv", "heat", "sr", "sc", "geojson")
     batch_size: int = 16
     workers: int = 0
     precision: str = "32"
@@ -61,6 +62,7 @@ class Options:
     series: tuple[str, ...] = ()
     shard: tuple[int, int] = (1, 1)
     synthetic_geometry: bool = False
+    mpp: str = ""
 
 
 def refuse_small_disk(out: Path, found: Sequence[Found], write: Sequence[str]) -> None:
@@ -102,6 +104,7 @@ def settings_of(system: str, checkpoint: Mapping[str, Any], options: Options) ->
         "series": sorted(options.series),
         "shard": list(options.shard),
         "synthetic_geometry": options.synthetic_geometry,
+        "mpp": options.mpp,
     }
 
 

@@ -13,7 +13,7 @@ from medvit import NOTICE, __version__
 from medvit.errors import Halted, MedvitError
 
 DONE, NOTHING, WRONG, PARTLY = 0, 1, 2, 3
-WRITE = "csv,heat,sr,sc"
+WRITE = "csv,heat,sr,sc,geojson"
 MOST_WORKERS = 8  # by default; more of them wait for the network
 EPILOG = f"""exit codes: 0 every input answered or skipped; 3 done, but some were rejected or failed;
 2 the command is wrong; 1 nothing could be done.  {NOTICE}"""
@@ -60,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(title="verbs", metavar="VERB", required=True)
     _add_train(verbs)
     _add_predict(verbs)
+    _add_embed(verbs)
     _add_pull(verbs)
     _add_push(verbs)
     _add_show(verbs)
@@ -115,18 +116,29 @@ def _add_predict(verbs: Any) -> None:
     verb.add_argument("--modality", default="", metavar="CR,DX", help="answer these modalities only")
     verb.add_argument("--series", default="", metavar="UID,UID", help="answer these series only")
     verb.add_argument("--shard", default="1/1", metavar="I/N", help="answer the I-th of N parts of the inputs")
+    _add_work(verb)
+    verb.add_argument("--batch-size", type=int, default=16, help="cases answered at once (16)")
+    verb.add_argument("--on-error", choices=("skip", "stop"), default="skip", help="what a bad input does (skip)")
+
+
+def _add_work(verb: argparse.ArgumentParser) -> None:
+    """How to work through many inputs."""
     verb.add_argument(
         "--workers",
         type=int,
         default=min(len(os.sched_getaffinity(0)), MOST_WORKERS),
         help="guarded processes that read and write, as many as cores by default; 0 guards nothing",
     )
-    verb.add_argument("--batch-size", type=int, default=16, help="cases answered at once (16)")
+    verb.add_argument(
+        "--mpp",
+        default="",
+        metavar="UM|TABLE",
+        help="micrometres a pixel of slides that do not say, or a CSV of path, mpp",
+    )
     verb.add_argument(
         "--precision", choices=("auto", "32", "bf16"), default="auto", help="of the network: bf16 where that is fast"
     )
     verb.add_argument("--device", default="auto", help="cpu, cuda, … (auto)")
-    verb.add_argument("--on-error", choices=("skip", "stop"), default="skip", help="what a bad input does (skip)")
     verb.add_argument("--resume", action="store_true", help="go on with the run in the folder")
     verb.add_argument("--json", action="store_true", help="print the counts as JSON")
 
@@ -139,7 +151,6 @@ def predict(options: argparse.Namespace) -> int:
     part, _, parts = options.shard.partition("/")
     if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
         raise MedvitError(f"--shard {options.shard} is no part of the whole; give for example 2/4.")
-    import torch
 
     from medvit import doctor, weights, workflow
     from medvit.account import Options
@@ -152,13 +163,11 @@ def predict(options: argparse.Namespace) -> int:
         raise MedvitError(f"--write knows {', '.join(WRITERS)}, not {', '.join(unknown)}.")
     if options.batch_size < 1 or options.workers < 0:
         raise MedvitError("--batch-size must be at least 1 and --workers at least 0.")
-    device = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise MedvitError(f"--device {device} cannot be used here: {str(error).splitlines()[0]}.") from error
+    device = _device(options.device)
     card, state = weights.read_own(options.checkpoint)
     system = workflow.build_system(card, state, options.checkpoint)
+    if options.mpp:
+        system.told_mpp(options.mpp)
     identity = {"name": options.checkpoint.name, "sha256": weights.file_digest(options.checkpoint), **card}
     how = Options(
         write=write,
@@ -172,8 +181,65 @@ def predict(options: argparse.Namespace) -> int:
         series=_words(options.series),
         shard=(int(part), int(parts)),
         synthetic_geometry=options.synthetic_geometry,
+        mpp=options.mpp,
     )
     return _told(options, answer(system, identity, options.inputs, options.out, how))
+
+
+def _device(asked: str) -> str:
+    """The device to compute on, once it has proved to be there."""
+    import torch
+
+    device = asked if asked != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise MedvitError(f"--device {device} cannot be used here: {str(error).splitlines()[0]}.") from error
+    return device
+
+
+def _add_embed(verbs: Any) -> None:
+    verb = _verb(
+        verbs, "embed", embed, "Describe the tiles of slides by a frozen network: a feature file (HDF5) a slide."
+    )
+    verb.add_argument(
+        "checkpoint", type=Path, metavar="CHECKPOINT|FILE", help="best.ckpt of a system of slides, or a workflow of one"
+    )
+    verb.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="slides, folders, zips")
+    verb.add_argument("-o", "--out", type=Path, required=True, help="the folder for features and tables")
+    _add_work(verb)
+    verb.add_argument("--half", action="store_true", help="store features as float16")
+
+
+def embed(options: argparse.Namespace) -> int:
+    """``medvit embed``."""
+    for path in (options.checkpoint, *options.inputs):
+        if not path.exists():
+            raise MedvitError(f"{path} is not there. Give an existing checkpoint, then files or folders to describe.")
+    if options.workers < 0:
+        raise MedvitError("--workers must be at least 0.")
+    from medvit import doctor, train, weights, workflow
+    from medvit.account import Options
+    from medvit.embed import embed as describe
+
+    device = _device(options.device)
+    if options.checkpoint.suffix in (".yaml", ".yml"):
+        system, _, _ = train.instantiate(workflow.open_workflow(options.checkpoint))
+        identity = {"name": options.checkpoint.name, "sha256": weights.state_digest(system.state_dict())}
+    else:
+        system = workflow.load_system(options.checkpoint)
+        identity = {"name": options.checkpoint.name, "sha256": weights.file_digest(options.checkpoint)}
+    if options.mpp:
+        system.told_mpp(options.mpp)
+    how = Options(
+        write=(),
+        workers=options.workers,
+        precision=doctor.precision(device) if options.precision == "auto" else options.precision,
+        device=device,
+        resume=options.resume,
+        mpp=options.mpp,
+    )
+    return _told(options, describe(system, identity, options.inputs, options.out, how, options.half))
 
 
 def _words(text: str) -> tuple[str, ...]:

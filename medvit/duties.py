@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from medvit.atomic import whole_folder
+from medvit.case import MICROSCOPY
 from medvit.discover import DUTIES as DISCOVERY
 from medvit.errors import Halted, MedvitError, Unanswered, Unreferable
 from medvit.guard import Duty, Reply
@@ -19,6 +20,7 @@ from medvit.result import Result, Run
 from medvit.tasks.system import System
 from medvit.writers import Writer
 from medvit.writers.capture import write_capture
+from medvit.writers.geojson import write_tiles
 from medvit.writers.heat import write_heat
 from medvit.writers.parametric import write_parametric
 from medvit.writers.report import write_report
@@ -32,7 +34,9 @@ WRITERS: dict[str, Writer | None] = {
     "sc": write_capture,
     "pm": write_parametric,
     "seg": write_segmentation,
+    "geojson": write_tiles,
 }
+OF_FILMS = frozenset({"sc", "pm", "seg"})  # writers that do not know slides
 NEED_HEAT = frozenset({"heat", "sc", "pm"})  # writers for which heat maps are computed
 WORK = ".work"  # in the run's folder: what is not finished yet
 
@@ -71,6 +75,9 @@ def written(result: Result, out: Path, writers: Mapping[str, Writer], run: Run) 
     left_out = {}
     try:
         for name, writer in writers.items():
+            if name in OF_FILMS and result.case.modality == MICROSCOPY:
+                left_out[name] = "Of slides this object is not written; see the heat map and tiles.geojson.gz."
+                continue
             try:
                 writer(result, part, run)
             except Unreferable as refusal:

@@ -99,3 +99,9 @@ def centre(source: tuple[int, int], size: int, share: float) -> Fit:
     side = min(source) * share
     top, left = (height - side) / 2, (width - side) / 2
     return Fit(source, (size, size), (top, left, top + side, left + side))
+
+
+def rescaled(values: Plane) -> Plane:
+    """Values as shares of their range in this slide, 0 to 1, as DSMIL draws attention; 0 where all are alike."""
+    low, high = float(values.min()), float(values.max())
+    return (values - np.float32(low)) / np.float32(high - low) if high > low else np.zeros_like(values)

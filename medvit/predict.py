@@ -72,7 +72,7 @@ def predict(
         run = Run(type(system).__name__, __version__, checkpoint["sha256"], started, options.synthetic_geometry)
         if options.workers:
             preload(["medvit.duties", type(system).__module__])
-        pool = Pool(options.workers, duties, system.reader(), out, options.write, run)
+        pool = Pool(options.workers, duties, system.reader(), out, options.write, run, limits=system.limits)
         with Journal(out / "records.jsonl") as journal, pool:
             try:
                 found = list(
@@ -96,7 +96,7 @@ def _run(pipeline: Pipeline, found: Sequence[Found], journal: Journal, options: 
     """Give every input that has none a record; stop at the first bad one where that is asked for."""
     todo = [one for one in found if _open(one, journal)]
     with progress(len(todo), "inputs") as advance:
-        for records in _records(pipeline, found, todo, options.batch_size):
+        for records in _records(pipeline, found, todo, pipeline.system.at_once or options.batch_size):
             bad = [i for i, record in enumerate(records) if record["status"] in BAD]
             stopping = options.stop_on_error and bool(bad)
             journal.add(records[: bad[0] + 1] if stopping else records)

@@ -23,9 +23,3 @@ def spread(tiling: Tiling, values: Plane) -> Plane:
         sums[top:bottom, left:right] += value
         counts[top:bottom, left:right] += 1
     return np.asarray(sums / np.maximum(counts, 1), np.float32)
-
-
-def rescaled(values: Plane) -> Plane:
-    """Values as shares of their range in this slide, 0 to 1, as DSMIL draws attention; 0 where all are alike."""
-    low, high = float(values.min()), float(values.max())
-    return (values - np.float32(low)) / np.float32(high - low) if high > low else np.zeros_like(values)

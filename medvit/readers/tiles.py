@@ -9,6 +9,7 @@ from PIL import Image as Pillow
 from PIL import ImageDraw
 
 from medvit.errors import MedvitError, Rejected
+from medvit.image import Tiling
 from medvit.readers.slide import Slide
 from medvit.readers.slide_files import Pixels
 from medvit.readers.tissue import Mask, find_tissue
@@ -137,7 +138,7 @@ def find_tiles(
     return Tiles(coords, shares[row, column], size, used, mpp, overlap, side)
 
 
-def preview(slide: Slide, tiles: Tiles, tissue: TissueMap, longest: int = 1_024) -> Pixels:
+def preview(slide: Slide | Tiling, tiles: Tiles | Tiling, tissue: TissueMap, longest: int = 1_024) -> Pixels:
     """The slide with the outline of its tissue (green) and its tiles (blue), for the eye; (H, W, 3) uint8."""
     factor = min(1.0, longest / max(tissue.mask.shape))
     height, width = (max(1, round(side * factor)) for side in tissue.mask.shape)

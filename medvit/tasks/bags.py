@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from medvit.codes import Label
 from medvit.data.batch import Batch
 from medvit.evaluate.metrics import auroc, nanmean
-from medvit.explain.bags import ATTENTION, rescaled, spread
-from medvit.image import Plane
+from medvit.explain.bags import ATTENTION, spread
+from medvit.image import Plane, rescaled
 from medvit.nets.mil import BagAnswer, bag_loss
 from medvit.result import Finding, Heatmap, Result, TileScores
 from medvit.tasks.findings import Findings, known_bce

@@ -1,6 +1,5 @@
 """Systems of whole slides: worker processes find and read tiles, the network here describes them, bags are made of both."""
 
-import hashlib
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -35,6 +34,7 @@ from medvit.guard import LIMITS, Duty, Limits, Pool, Reply
 from medvit.image import Fit, Image, Tiling
 from medvit.nets.vit import ViT
 from medvit.tasks.system import System
+from medvit.weights import state_digest
 
 
 class Slides(System):
@@ -57,6 +57,10 @@ class Slides(System):
     def encoder(self) -> ViT:
         """What describes tiles."""
         raise NotImplementedError
+
+    def told_mpp(self, text: str) -> None:
+        """Take a number for slides that do not say it, or the path of a table of ``path, mpp``."""
+        self.resolution = Resolution.told(text)
 
     def refuse(self, case: Case) -> None:
         """Skip other modalities, and pictures without a resolution: they may be anything."""
@@ -205,15 +209,6 @@ class Slides(System):
 
 def _restricted(tiling: Tiling, keep: NDArray[np.bool_]) -> Tiling:
     return Tiling(tiling.coords[keep], tiling.size_level0, tiling.slide, tiling.mpp, tiling.corner, tiling.tissue)
-
-
-def state_digest(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 of named tensors, in hex."""
-    sha = hashlib.sha256()
-    for name in sorted(state):
-        sha.update(name.encode())
-        sha.update(state[name].detach().cpu().contiguous().numpy().tobytes())
-    return sha.hexdigest()
 
 
 def reading(system: Slides) -> Mapping[str, Duty]:

@@ -15,7 +15,7 @@ from medvit.case import Case
 from medvit.codes import Label
 from medvit.data.batch import Batch, Sample
 from medvit.data.inputs import View, packed, unpacked
-from medvit.errors import Skipped
+from medvit.errors import MedvitError, Skipped
 from medvit.guard import LIMITS, Duty, Limits, Pool, Reply
 from medvit.image import Image
 from medvit.optim import warmup_cosine
@@ -52,6 +52,14 @@ class System(LightningModule):
     @property
     def _reads(self) -> str:
         return ", ".join(modality or "pictures" for modality in self.modalities)
+
+    def told_mpp(self, text: str) -> None:
+        """Take what the user says about pixel sizes.
+
+        Raises:
+            MedvitError: When this system has no use for it.
+        """
+        raise MedvitError(f"--mpp is for systems of slides; {type(self).__name__} reads {self._reads}. Leave it out.")
 
     def reader(self) -> Self:
         """This system without networks: it reads cases, in processes that answer nothing."""
@@ -127,7 +135,7 @@ class System(LightningModule):
 
     def card(self) -> dict[str, Any]:
         """What a checkpoint says of itself, in plain types: system, version, constructor arguments, validation metrics."""
-        arguments = {name: str(value) if isinstance(value, Path) else value for name, value in self.hparams.items()}
+        arguments = {name: _plain(value) for name, value in self.hparams.items()}
         return {
             "system": type(self).__name__,
             "version": __version__,
@@ -136,3 +144,8 @@ class System(LightningModule):
             "metrics": {k: float(v) for k, v in self.trainer.callback_metrics.items() if k.startswith("val/")},
             "notice": NOTICE,
         }
+
+
+def _plain(value: Any) -> Any:
+    """A constructor argument as JSON gives it back."""
+    return str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value

@@ -35,7 +35,8 @@ def write_heat(result: Result, folder: Path, run: Run) -> list[Path]:
     """
     if not result.heatmaps or result.read is None:
         return []
-    film = result.read(result.case).pixels[0]
+    pixels = result.read(result.case).pixels
+    film = pixels[0] if len(pixels) == 1 else pixels
     probability = {finding.label.name: finding for finding in result.findings}
     written = []
     for heat in result.heatmaps:
@@ -83,7 +84,7 @@ def _write_picture(film: Plane, heat: Heatmap, finding: Finding, run: Run, path:
 
 
 def overlay(film: Plane, relevance: Plane) -> NDArray[np.uint8]:
-    """Colour a film (H, W) in [0, 1] by relevance (H, W): nothing below a quantile, then ever more opaque."""
+    """Colour a film (H, W) or a picture (3, H, W) in [0, 1] by relevance (H, W): nothing below a quantile, then more."""
     step = max(min(relevance.shape) // SAMPLE, 1)  # the map is smooth, and a quantile of every pixel slow
     sample = relevance[::step, ::step]
     seen = sample[sample > 0]
@@ -92,11 +93,14 @@ def overlay(film: Plane, relevance: Plane) -> NDArray[np.uint8]:
     level = (scaled * 255).astype(np.uint8)  # (H, W)
     steps = np.linspace(0, 1, 256)
     weight = (255 * OPACITY * steps**0.5).astype(np.uint16)  # of the colour; 255 - weight is the film's
-    shaded = (255 - weight)[level] * (film.clip(0, 1) * 255 + 0.5).astype(np.uint16)
-    blended = np.empty((*film.shape, 3), np.uint8)
+    bare = (film.clip(0, 1) * 255 + 0.5).astype(np.uint16)
+    clear = (255 - weight)[level]  # (H, W)
+    shaded = clear * bare if bare.ndim == 2 else None
+    blended = np.empty((*relevance.shape, 3), np.uint8)
     for channel in range(3):
+        under = clear * bare[channel] if shaded is None else shaded
         colour = np.interp(steps, np.linspace(0, 1, len(INFERNO)), INFERNO[:, channel])
-        blended[..., channel] = (shaded + (weight * colour).astype(np.uint16)[level] + 127) // 255  # below 2**16
+        blended[..., channel] = (under + (weight * colour).astype(np.uint16)[level] + 127) // 255  # below 2**16
     return blended
 
 
