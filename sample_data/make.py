@@ -1,6 +1,6 @@
 """Makes the sample data: synthetic, seeded, of no patient.
 
-    python sample_data/make.py [films] [slides] [-o FOLDER] [--seed 0]
+    python sample_data/make.py [films] [slides] [smears] [-o FOLDER] [--seed 0]
 
 Without a kind every kind is made. The same seed gives the same bytes.
 """
@@ -21,7 +21,9 @@ from pydicom.uid import UID, DigitalXRayImageStorageForPresentation, ExplicitVRL
 from brushes import Plane
 from chest_findings import LABELS, SIZE, Anatomy, Box
 from paint_films import paint_film
+from paint_smears import Cell
 from plan_slides import SLIDES, plan_slides, write_slide
+from plan_smears import SMEARS, plan_smears, write_smear, write_stack
 
 HERE = Path(__file__).parent
 FILMS = 300
@@ -232,7 +234,25 @@ def make_slides(folder: Path, seed: int = 0, slides: int = SLIDES) -> None:
     write_table(folder / "cases.csv", ["path", "patient_id", "split", "mask", "tumour"], rows)
 
 
-KINDS: dict[str, Callable[[Path, int], None]] = {"films": make_films, "slides": make_slides}
+def make_smears(folder: Path, seed: int = 0, smears: int = SMEARS) -> None:
+    """Writes smears with cases.csv (malignant 1 or 0, one row a smear) and cells.csv (every cell), and a stack of planes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    plan = plan_smears(seed, smears)
+    cells = [(smear, cell) for smear in plan for cell in write_smear(smear, folder)]
+    rows = [[smear.name, smear.patient_id, smear.split, int(smear.malignant > 0)] for smear in plan]
+    write_table(folder / "cases.csv", ["path", "patient_id", "split", "malignant"], rows)
+    header = ["path", "patient_id", "split", "x", "y", "class"]
+    write_table(folder / "cells.csv", header, [[s.name, s.patient_id, s.split, *_place(c)] for s, c in cells])
+    (folder / "stack").mkdir(exist_ok=True)
+    stacked = write_stack(folder / "stack" / "field.tif", seed)
+    write_table(folder / "stack" / "cells.csv", ["x", "y", "class", "plane"], [[*_place(c), c.plane] for c in stacked])
+
+
+def _place(cell: Cell) -> list[object]:
+    return [round(cell.x, 1), round(cell.y, 1), cell.kind]
+
+
+KINDS: dict[str, Callable[[Path, int], None]] = {"films": make_films, "slides": make_slides, "smears": make_smears}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

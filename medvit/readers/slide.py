@@ -1,15 +1,15 @@
 """Whole slides, read at any resolution: `Slide.read(xy_level0, size, mpp)`.
 
 Coordinates are pixels of level 0, x before y, in the full frame of the file; resolutions are micrometres a pixel (mpp).
-Left as they are: embedded ICC profiles are not applied, and of several focal planes the one that the library shows is read;
-`Slide.notes` says so where a file has them.
+Left as they are: embedded ICC profiles are not applied; `Slide.notes` says so where a file has them. Focal planes are counted
+from 0; without a word about them the one that the library shows is read.
 Source: OpenSlide 4 API; DICOM PS3.3 A.32.8 (VL Whole Slide Microscopy).
 """
 
 import math
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import openslide
@@ -18,8 +18,9 @@ from PIL import Image as Pillow
 
 from medvit.case import read_csv
 from medvit.errors import MedvitError, Rejected, Unanswered
+from medvit.readers.focus import sharpest
 from medvit.readers.slide_files import Broken, Pixels, Source
-from medvit.readers.slide_open import open_source
+from medvit.readers.slide_open import FOCAL_PLANES, open_source
 
 MPP_RANGE = (0.02, 100.0)  # what a slide scanner can mean; 72 dpi, the default of many writers, is 353
 AXES = 0.01  # how far the two axes may disagree
@@ -31,6 +32,9 @@ BLOCK = 2_048  # pixels of a level that an overview reads at a time
 SMALLEST_BLOCK = 64
 FAILURES = 1_000  # of blocks of an overview; from then on they are not divided any more
 DRIFT = 0.05  # pixels by which the far edge of a tile may be off when a level is read as it is
+
+
+Focus = int | Literal["best", "all"]  # a focal plane, the sharpest of each tile, or all of them
 
 
 class Level(NamedTuple):
@@ -60,6 +64,7 @@ class Slide:
         mpp_source: "file", "given" or "default".
         levels: The levels that can be trusted, finest first.
         bounds: x, y, width, height of the scanned part in level-0 pixels, where the file names one (MRXS); else the frame.
+        planes: How many focal planes can be read.
         reader: The library and format.
         notes: What is odd about the file, a sentence each; none is reason enough to refuse it.
 
@@ -76,7 +81,7 @@ class Slide:
         self.path = Path(path)
         self._source: Source | None = open_source(self.path)
         self._process = os.getpid()
-        self.size = self._source.levels[0]
+        self.size, self.planes = self._source.levels[0], self._source.planes
         self.reader = self._source.name
         notes: list[str] = []
         self.mpp, self.mpp_source = _resolution(self._source, mpp, default_mpp, notes)
@@ -85,25 +90,36 @@ class Slide:
         notes += _left_aside(self._source)
         self.notes = tuple(notes)
 
-    def read(self, xy_level0: tuple[float, float], size: int, mpp: float) -> Pixels:
+    def read(self, xy_level0: tuple[float, float], size: int, mpp: float, z: Focus | None = None) -> Pixels:
         """A square tile.
 
         Args:
             xy_level0: Its top left corner, level-0 pixels.
             size: Pixels a side.
             mpp: Micrometres a pixel of the tile.
+            z: A focal plane from 0, ``best`` for the sharpest one of this tile (variance of the Laplacian), ``all`` for every
+                one, or None for what the library shows.
 
         Returns:
-            (size, size, 3) uint8, RGB over white; ``size * mpp`` micrometres a side. Where a level has this very resolution it
-            is read as it is, from its nearest whole pixel; else the next finer one is resampled from the exact place.
+            (size, size, 3) uint8, for ``all`` (planes, size, size, 3), RGB over white; ``size * mpp`` micrometres a side. Where
+            a level has this very resolution it is read as it is, from its nearest whole pixel; else the next finer one is
+            resampled from the exact place.
 
         Raises:
-            Rejected: ``tile`` when its pixels cannot be decoded, ``out_of_bounds`` when it leaves the slide.
+            Rejected: ``tile`` when its pixels cannot be decoded, ``out_of_bounds`` when it leaves the slide, ``plane`` when
+                there is no such focal plane.
         """
-        return self.region(xy_level0, (size, size), mpp)
+        if z is None or isinstance(z, int) or (self.planes == 1 and z == "best"):
+            return self.region(xy_level0, (size, size), mpp, z if isinstance(z, int) else None)
+        stack = np.stack([self.region(xy_level0, (size, size), mpp, plane) for plane in range(self.planes)])
+        return stack if z == "all" else stack[sharpest(stack)]
 
-    def region(self, xy_level0: tuple[float, float], size: tuple[int, int], mpp: float) -> Pixels:
-        """A rectangle of ``size`` (width, height) pixels, (height, width, 3); else like `read`."""
+    def region(
+        self, xy_level0: tuple[float, float], size: tuple[int, int], mpp: float, plane: int | None = None
+    ) -> Pixels:
+        """A rectangle of ``size`` (width, height) pixels of one focal plane, (height, width, 3); else like `read`."""
+        if plane is not None and not 0 <= plane < self.planes:
+            raise Rejected("plane", f"It has {self.planes} focal planes, counted from 0; there is no plane {plane}.")
         scale = mpp / self.mpp  # level-0 pixels a pixel
         self._check_bounds(xy_level0, size, scale)
         level = self.level_for(mpp)
@@ -112,14 +128,14 @@ class Slide:
         width, height = size
         if abs(step - 1) * max(size) < DRIFT and width <= level.width and height <= level.height:
             x, y = min(round(left), level.width - width), min(round(top), level.height - height)
-            return self._pixels(level, x, y, width, height)
+            return self._pixels(level, x, y, width, height, plane)
         if step * width * step * height > REGION_PIXELS:
             raise MedvitError(f"{self.path}: {width} x {height} pixels of {mpp:g} um are too many to read at once.")
         margin = math.ceil(step) + 1  # what the filter sees beside the rectangle
         x, y = max(math.floor(left) - margin, 0), max(math.floor(top) - margin, 0)
         right = min(math.ceil(left + step * width) + margin, level.width)
         bottom = min(math.ceil(top + step * height) + margin, level.height)
-        picture = Pillow.fromarray(self._pixels(level, x, y, right - x, bottom - y))
+        picture = Pillow.fromarray(self._pixels(level, x, y, right - x, bottom - y, plane))
         box = (left - x, top - y, min(left + step * width, right) - x, min(top + step * height, bottom) - y)
         return np.asarray(picture.resize(size, Pillow.Resampling.BILINEAR, box=box))
 
@@ -178,12 +194,12 @@ class Slide:
                     f"{self.size[0]} x {self.size[1]} pixels.",
                 )
 
-    def _pixels(self, level: Level, x: int, y: int, width: int, height: int) -> Pixels:
+    def _pixels(self, level: Level, x: int, y: int, width: int, height: int, plane: int | None = None) -> Pixels:
         for _ in range(2):  # storage may stumble once
             if self._source is None or self._process != os.getpid():
                 self._source, self._process = open_source(self.path), os.getpid()
             try:
-                return self._source.read(level.number, x, y, width, height)
+                return self._source.read(level.number, x, y, width, height, plane)
             except Broken:
                 self.close()
         raise Rejected("tile", f"Its pixels at {x}, {y} of level {level.number} cannot be decoded.")
@@ -277,7 +293,7 @@ def _left_aside(source: Source) -> list[str]:
     notes = []
     if int(source.facts.get("openslide.icc-size") or 0):
         notes.append("Its embedded ICC profile is not applied.")
-    planes = [source.facts.get(f"dicom.{name}", "") for name in ("TotalPixelMatrixFocalPlanes", "NumberOfFocalPlanes")]
-    if any(text.isdecimal() and int(text) > 1 for text in planes):
+    planes = [source.facts.get(f"dicom.{name}", "") for name in FOCAL_PLANES]
+    if source.planes == 1 and any(text.isdecimal() and int(text) > 1 for text in planes):
         notes.append("Of its focal planes one is read.")
     return notes

@@ -3,7 +3,7 @@
 import ctypes
 import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
@@ -15,6 +15,7 @@ from openslide import lowlevel
 from PIL import Image as Pillow
 from PIL import ImageOps
 
+from medvit import budgets
 from medvit.case import DAMAGE
 from medvit.errors import Rejected
 from medvit.readers import tiff
@@ -56,8 +57,15 @@ class Source(Protocol):
     def facts(self) -> Mapping[str, str]:
         """OpenSlide's properties, as far as there are any."""
 
-    def read(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
-        """A rectangle in pixels of the level, (height, width, 3), glass and what was not scanned white; or `Broken`."""
+    @property
+    def planes(self) -> int:
+        """Focal planes that can be read."""
+
+    def read(self, level: int, x: int, y: int, width: int, height: int, plane: int | None = None) -> Pixels:
+        """A rectangle in pixels of the level, (height, width, 3), glass and what was not scanned white; or `Broken`.
+
+        ``plane`` counts focal planes from 0; None is the one that the library shows.
+        """
 
     def close(self) -> None:
         """Let the file go."""
@@ -69,6 +77,8 @@ class OpenSlideSource:
     Raises:
         openslide.OpenSlideError: When it does not read the file.
     """
+
+    planes = 1  # it shows one of them
 
     def __init__(self, path: Path) -> None:
         self._slide = openslide.OpenSlide(path)
@@ -86,7 +96,7 @@ class OpenSlideSource:
         self.mpp = (mpp[0], mpp[1]) if mpp[0] is not None and mpp[1] is not None else None
         self._short = self._short_ways(path, cache)
 
-    def read(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
+    def read(self, level: int, x: int, y: int, width: int, height: int, plane: int | None = None) -> Pixels:
         """See `Source.read`."""
         if level in self._short:
             try:
@@ -174,13 +184,16 @@ class WsiDicomSource:
             self.levels = [(level.size.width, level.size.height) for level in pyramid]
             self.downsamples = [2.0 ** (level.level - base.level) for level in pyramid]
             self.mpp = (float(base.mpp.width), float(base.mpp.height))
+            self._depths = sorted(base.focal_planes)  # micrometres
+            self.planes = max(1, len(self._depths))
         except self._errors as error:
             raise Broken from error
 
-    def read(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
+    def read(self, level: int, x: int, y: int, width: int, height: int, plane: int | None = None) -> Pixels:
         """See `Source.read`."""
+        depth = None if plane is None else self._depths[plane]
         try:
-            picture = self._slide.read_region((x, y), self._indices[level], (width, height))
+            picture = self._slide.read_region((x, y), self._indices[level], (width, height), z=depth)
         except self._errors as error:
             raise Broken from error
         return np.asarray(picture.convert("RGB"))
@@ -191,10 +204,12 @@ class WsiDicomSource:
 
 
 class PictureSource:
-    """A PNG, JPEG or TIFF without tiles, decoded whole: a region that somebody cut out of a slide.
+    """A PNG, JPEG or TIFF without tiles, decoded whole: a region that somebody cut out of a slide, or a field of a smear.
+
+    The pages of a TIFF are focal planes of one field, the middle one is shown.
 
     Raises:
-        Rejected: When it cannot be decoded or has more than 8 bits a channel.
+        Rejected: When it cannot be decoded, has more than 8 bits a channel, or pages of different sizes.
     """
 
     downsamples = (1.0,)
@@ -207,17 +222,31 @@ class PictureSource:
                 self.name = f"pillow {file.format}"
                 if file.mode.startswith(("I", "F")):
                     raise Rejected("bits", "It has more than 8 bits a channel. Convert it to 8-bit colour first.")
-                self._pixels = _rgb(ImageOps.exif_transpose(file))
+                count = getattr(file, "n_frames", 1) if file.format == "TIFF" else 1
+                if count * file.width * file.height > budgets.FRAME_PIXELS:
+                    raise Rejected("too_large", f"Its {count} pages have more pixels than may be decoded at once.")
+                self._pixels = [_rgb(ImageOps.exif_transpose(page)) for page in _pages(file, count)]
         except (Pillow.DecompressionBombError, *DAMAGE) as error:
             raise Rejected("undecodable", f"The picture cannot be decoded ({type(error).__name__}).") from error
-        self.levels = ((self._pixels.shape[1], self._pixels.shape[0]),)
+        if len({page.shape for page in self._pixels}) > 1:
+            raise Rejected("no_stack", "Its pages differ in size, so they are no focal planes of one field.")
+        self.planes = len(self._pixels)
+        self.levels = ((self._pixels[0].shape[1], self._pixels[0].shape[0]),)
 
-    def read(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
+    def read(self, level: int, x: int, y: int, width: int, height: int, plane: int | None = None) -> Pixels:
         """See `Source.read`."""
-        return self._pixels[y : y + height, x : x + width]
+        shown = self._pixels[self.planes // 2 if plane is None else plane]
+        return shown[y : y + height, x : x + width]
 
     def close(self) -> None:
         """See `Source.close`."""
+
+
+def _pages(file: Pillow.Image, count: int) -> Iterator[Pillow.Image]:
+    for number in range(count):
+        if number:
+            file.seek(number)
+        yield file
 
 
 def over_white(premultiplied: NDArray[np.uint32]) -> Pixels:

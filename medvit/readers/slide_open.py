@@ -17,6 +17,7 @@ from medvit.readers.slide_files import Broken, OpenSlideSource, PictureSource, S
 from medvit.readers.survey import survey_file
 
 WHOLE_SLIDE = b"1.2.840.10008.5.1.4.1.1.77.1.6"  # VL Whole Slide Microscopy Image Storage
+FOCAL_PLANES = ("TotalPixelMatrixFocalPlanes", "NumberOfFocalPlanes")
 CLASS_UID, SERIES_UID = 0x00080016, 0x0020000E
 
 
@@ -69,11 +70,31 @@ def open_source(path: Path) -> Source:
         source = OpenSlideSource(path)
     except openslide.OpenSlideError as error:
         return _otherwise(path, error)
+    if any(source.facts.get(f"dicom.{name}", "1") != "1" for name in FOCAL_PLANES):
+        return _with_planes(path, source)
     cut = tiff.cut_at(path) if tiff.is_tiff(path) and "hamamatsu" not in source.name else None
     if cut:
         source.close()
         raise Rejected("truncated", f"It has {cut[0]} of at least {cut[1]} bytes: it was cut. Copy it again.")
     return source
+
+
+def _with_planes(path: Path, source: Source) -> Source:
+    """A DICOM slide of several focal planes through wsidicom, which reads them all; as it is where wsidicom refuses."""
+    try:
+        better = WsiDicomSource(_same_series(path))
+    except Broken:
+        return source
+    if better.planes == 1:
+        better.close()
+        return source
+    source.close()
+    return better
+
+
+def _same_series(path: Path) -> list[Path]:
+    series = _series(path)
+    return [other for other in sorted(path.parent.iterdir()) if other.is_file() and _series(other) == series]
 
 
 def _only_series(folder: Path) -> Path:
@@ -93,11 +114,9 @@ def _only_series(folder: Path) -> Path:
 
 def _otherwise(path: Path, refusal: openslide.OpenSlideError) -> Source:
     """What remains when OpenSlide refuses: wsidicom, Pillow, or a reason."""
-    series = _series(path)
-    if series:
-        files = [other for other in sorted(path.parent.iterdir()) if other.is_file() and _series(other) == series]
+    if _series(path):
         try:
-            return WsiDicomSource(files)
+            return WsiDicomSource(_same_series(path))
         except Broken:
             raise Rejected(
                 "incomplete_dicom",
@@ -113,7 +132,7 @@ def _otherwise(path: Path, refusal: openslide.OpenSlideError) -> Source:
             raise Rejected(
                 "truncated", f"It has {path.stat().st_size} of at least {needed} bytes: it was cut. Copy it again."
             )
-        if len(found) == 1 and not found[0].tiled:
+        if not any(page.tiled for page in found) and len({(page.width, page.height) for page in found}) == 1:
             return PictureSource(path)
         raise Rejected(
             "no_slide", "It is a TIFF but no slide: not tiled, or of pages that are no pyramid."
