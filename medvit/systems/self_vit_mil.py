@@ -119,7 +119,7 @@ class SelfViTMILPretraining(Slides, Pretraining):
         )
         self.save_hyperparameters(logger=False)
         self.cutting = Cutting(tile, tile_mpp, min_tissue, most_tiles, stain)
-        self.mean, self.std, self.last = tuple(mean), tuple(std), LAST
+        self.mean, self.std, self.last = tuple(mean), tuple(std), min(LAST, depth)
         self.size = image_size
         if weights:
             weights_files.load(objective, weights, weights_files.dino)
@@ -184,12 +184,12 @@ class SelfViTMIL(Slides, BagClassification):
         weights: Path | None = None,
     ) -> None:
         answered = labels_of(labels)
-        net = DSMIL((LAST + 1) * width, len(answered), query=query, value=value, dropout=dropout)
+        net = DSMIL((min(LAST, depth) + 1) * width, len(answered), query=query, value=value, dropout=dropout)
         super().__init__(net, answered, lr=lr, min_lr=min_lr, weight_decay=weight_decay, betas=MIL_BETAS)
         self.vit = ViT(image_size, patch, width, depth, heads).requires_grad_(False)
         self.save_hyperparameters(logger=False)
         self.cutting = Cutting(tile, tile_mpp, min_tissue, most_tiles, stain)
-        self.mean, self.std, self.last = tuple(mean), tuple(std), LAST
+        self.mean, self.std, self.last = tuple(mean), tuple(std), min(LAST, depth)
         if tile % patch:
             raise ValueError(f"patch {patch} must divide tile {tile}")
         if weights:

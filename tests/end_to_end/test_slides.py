@@ -1,0 +1,220 @@
+"""Slides from a table to answers: one command trains what it requires, every input is accounted for, whatever it is."""
+
+import csv
+import gzip
+import json
+import os
+import signal
+import time
+import uuid
+from collections import Counter
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import tiny
+import tiny_slides
+from PIL import Image
+
+SPLITS = ["train"] * 10 + ["val"] * 6 + ["test"] * 6
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with tiny slides, trained on by ``medvit train mil.yaml``."""
+    folder = tmp_path_factory.mktemp("slides")
+    rows, corners = [], {}
+    for index, split in enumerate(SPLITS):
+        tumour = index % 2
+        path = f"slides/{index:02d}.tif"
+        corners[f"{index:02d}"] = tiny_slides.write_slide(folder / path, index, bool(tumour))
+        rows.append((path, f"{tiny.SECRET}{index}", split, tumour))
+    tiny_slides.write_table(folder / "slides.csv", rows)
+    (folder / "corners.json").write_text(json.dumps(corners))
+    tiny.write_workflow(folder / "pre.yaml", tiny_slides.PRETRAIN)
+    tiny.write_workflow(folder / "mil.yaml", tiny_slides.MIL)
+    done = tiny.medvit("train", "mil.yaml", cwd=folder)
+    assert done.code == 0, done.err
+    return folder
+
+
+@pytest.fixture(scope="module")
+def out(work: Path) -> Path:
+    """Its answers to its slides."""
+    done = tiny.medvit("predict", "runs/mil/best.ckpt", "slides", "-o", "out", "--workers", 2, cwd=work)
+    assert done.code == 0, done.err
+    return work / "out"
+
+
+def rows_of(path: Path) -> dict[str, dict[str, str]]:
+    return {Path(row["source"]).name: row for row in tiny.read_rows(path)}
+
+
+def case_of(out: Path, name: str) -> Path:
+    return out / "cases" / rows_of(out / "inputs.csv")[name]["case"]
+
+
+def tiles_of(folder: Path) -> list[dict]:
+    with gzip.open(folder / "tiles.geojson.gz") as file:
+        return json.load(file)["features"]
+
+
+def test_slides_that_were_never_seen_are_told_apart(out: Path) -> None:
+    told = rows_of(out / "results.csv")
+    ill = [float(told[f"{i:02d}.tif"]["probability"]) for i in range(16, 22) if i % 2]
+    well = [float(told[f"{i:02d}.tif"]["probability"]) for i in range(16, 22) if not i % 2]
+    assert min(ill) > max(well)
+    assert all(told[f"{i:02d}.tif"]["positive"] == str(i % 2) for i in range(16, 22))
+
+
+def test_attention_lies_on_the_tumour(work: Path, out: Path) -> None:
+    x, y = json.loads((work / "corners.json").read_text())["17"]
+    best = max(
+        tiles_of(case_of(out, "17.tif")), key=lambda t: t["properties"]["measurements"]["medvit: tumour attention"]
+    )
+    left, top = best["geometry"]["coordinates"][0][0]
+    assert x - 32 < left < x + 48 and y - 32 < top < y + 48
+
+
+def test_tiles_are_as_qupath_wants_them(out: Path) -> None:
+    tiles = tiles_of(case_of(out, "17.tif"))
+    assert len({tile["id"] for tile in tiles}) == len(tiles) > 30
+    for tile in tiles:
+        uuid.UUID(tile["id"])
+        ring = tile["geometry"]["coordinates"][0]
+        assert ring[0] == ring[-1] and len(ring) == 5
+        assert tile["properties"]["objectType"] == "tile"
+        assert set(tile["properties"]["measurements"]) == {
+            "medvit: tumour attention", "medvit: tumour attention percentile", "medvit: tumour score",
+        }  # fmt: skip
+    assert any(tile["properties"].get("classification", {}).get("name") == "tumour" for tile in tiles)
+
+
+def test_pictures_have_the_shape_of_the_slide_and_only_positive_slides_have_a_heat_map(out: Path) -> None:
+    ill, well = case_of(out, "17.tif"), case_of(out, "16.tif")
+    assert {path.name for path in ill.iterdir()} == {
+        "heat_tumour.npz",
+        "heat_tumour.png",
+        "tiles.geojson.gz",
+        "tiles.png",
+    }
+    assert {path.name for path in well.iterdir()} >= {"tiles.geojson.gz", "tiles.png"}
+    assert not list(well.glob("heat_*"))
+    with Image.open(ill / "heat_tumour.png") as heat, Image.open(ill / "tiles.png") as grid:
+        assert heat.size == grid.size == (tiny_slides.SIDE, tiny_slides.SIDE)
+
+
+def test_the_record_says_resolution_and_tiles(out: Path) -> None:
+    records = [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
+    origin = next(record["origin"] for record in records if record["source"].endswith("17.tif"))
+    assert origin["mpp"] == "1" and origin["mpp_source"] == "file"
+    assert origin["tiles"].endswith("of 32 px at 1 um")
+
+
+def test_every_bad_input_is_a_sentence_and_costs_itself_alone(work: Path, out: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad"
+    tiny_slides.write_slide(bad / "good.tif", 17, True)
+    tiny_slides.write_slide(bad / "no_mpp.tif", 17, True, None)
+    whole = (bad / "good.tif").read_bytes()
+    (bad / "cut.tif").write_bytes(whole[: len(whole) // 3])
+    (bad / "empty.svs").write_bytes(b"")
+    (bad / "text.svs").write_text("nothing")
+    blank = np.full((256, 256, 3), 245, np.uint8)
+    tiny_slides.write_pyramid(bad / "glass.tif", blank, 1.0)
+    pages = [Image.fromarray(np.full((n, n), 9, np.uint8)) for n in (40, 60)]
+    pages[0].save(bad / "stack.tif", save_all=True, append_images=pages[1:])
+    tiny_slides.write_pyramid(bad / "coarse.tif", tiny_slides.draw(17, True)[0], 4.0)
+    tiny_slides.write_pyramid(bad / "small.tif", tiny_slides.draw(17, True)[0][:24, :24], 1.0)
+    Image.fromarray(tiny_slides.draw(17, True)[0]).save(bad / "picture.png")
+    done = tiny.medvit("predict", work / "runs/mil/best.ckpt", bad, "-o", tmp_path / "out", "--workers", 2, cwd=work)
+    told = rows_of(tmp_path / "out/inputs.csv")
+    assert {name: (row["status"], row["reason"]) for name, row in told.items()} == {
+        "good.tif": ("ok", ""),
+        "no_mpp.tif": ("rejected", "no_mpp"),
+        "cut.tif": ("rejected", "truncated"),
+        "empty.svs": ("rejected", "empty"),
+        "text.svs": ("rejected", "unsupported"),
+        "glass.tif": ("rejected", "no_tissue"),
+        "stack.tif": ("rejected", "no_slide"),
+        "coarse.tif": ("rejected", "too_coarse"),
+        "small.tif": ("rejected", "too_small"),
+        "picture.png": ("skipped", "picture"),
+    }
+    assert done.code == 3
+    assert all(row["message"].endswith(".") for row in told.values() if row["status"] != "ok")
+    alike = rows_of(out / "results.csv")["17.tif"]["probability"]
+    assert float(rows_of(tmp_path / "out/results.csv")["good.tif"]["probability"]) == pytest.approx(
+        float(alike), abs=1e-3
+    )
+
+
+def test_a_resolution_that_is_given_makes_slides_and_pictures_answerable(work: Path, tmp_path: Path) -> None:
+    tiny_slides.write_slide(tmp_path / "in/no_mpp.tif", 17, True, None)
+    Image.fromarray(tiny_slides.draw(17, True)[0]).save(tmp_path / "in/picture.png")
+    command = ["predict", work / "runs/mil/best.ckpt", tmp_path / "in", "-o", tmp_path / "out", "--workers", 0]
+    assert tiny.medvit(*command, "--mpp", "1.0", cwd=work).code == 0
+    records = [json.loads(line) for line in (tmp_path / "out/records.jsonl").read_text().splitlines()]
+    assert [record["origin"]["mpp_source"] for record in records] == ["default", "default"]
+    done = tiny.medvit(*command, "--resume", "--mpp", "0.5", cwd=work)
+    assert done.code == 2 and "another mpp" in done.err
+
+
+def test_a_system_of_films_has_no_use_for_a_resolution(trained, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    done = tiny.medvit(
+        "predict", trained.checkpoint, trained.folder, "-o", tmp_path / "o", "--mpp", 1, cwd=trained.folder
+    )
+    assert done.code == 2 and "--mpp is for systems of slides" in done.err
+
+
+def test_a_killed_run_goes_on_and_ends_as_an_undisturbed_one(work: Path, out: Path) -> None:
+    command = ["predict", "runs/mil/best.ckpt", "slides", "-o", "killed", "--workers", 2]
+    running = tiny.Command(*command, cwd=work)
+    journal = work / "killed/records.jsonl"
+    until = time.monotonic() + 60
+    while time.monotonic() < until and not (journal.exists() and journal.read_bytes().count(b"\n") >= 3):
+        time.sleep(0.01)
+    os.kill(running.process.pid or 0, signal.SIGKILL)
+    running.process.join()
+    assert tiny.medvit(*command, "--resume", cwd=work).code == 0
+    for name in ("results.csv",):
+        assert (work / "killed" / name).read_bytes() == (out / name).read_bytes()
+    for file in sorted((out / "cases").rglob("*.*")):
+        assert (work / "killed/cases" / file.relative_to(out / "cases")).read_bytes() == file.read_bytes()
+
+
+def test_embed_leaves_files_that_trident_reads_and_that_are_learned_from(work: Path) -> None:
+    done = tiny.medvit("embed", "runs/mil/best.ckpt", "slides", "-o", "features", "--workers", 2, cwd=work)
+    assert done.code == 0, done.err
+    (folder,) = (work / "features").glob("*x_32px_0px_overlap")
+    (encoder,) = folder.glob("features_*")
+    assert len(list(encoder.glob("*.h5"))) == len(list((folder / "patches").glob("*_patches.h5"))) == len(SPLITS)
+    with h5py.File(encoder / "17.h5") as file:
+        assert file["features"].shape[1] == 3 * 24 and len(file["features"]) == len(file["coords"])
+        power = float(file["coords"].attrs["target_magnification"])
+        assert power == pytest.approx(10) and int(file["coords"].attrs["patch_size"]) == 32
+    again = tiny.medvit("embed", "runs/mil/best.ckpt", "slides", "-o", "features", "--resume", "--json", cwd=work)
+    assert json.loads(again.out)["ok"] == len(SPLITS)
+    learned = tiny.medvit(
+        "train", "mil.yaml", f"data.features={encoder}", "trainer.max_epochs=1", "-o", "runs/imported", cwd=work
+    )
+    assert learned.code == 0, learned.err
+    assert not (work / "runs/imported/features").exists()
+
+
+def test_features_of_another_encoder_are_refused_by_name(work: Path) -> None:
+    made = tiny.medvit("train", "pre.yaml", "seed=9", "-o", "runs/other_pre", cwd=work)
+    assert made.code == 0, made.err
+    assert tiny.medvit("embed", "runs/other_pre/best.ckpt", "slides", "-o", "other", "--workers", 0, cwd=work).code == 0
+    (encoder,) = (work / "other").glob("*/features_*")
+    done = tiny.medvit("train", "mil.yaml", f"data.features={encoder}", "-o", "runs/refused", cwd=work)
+    assert done.code == 2
+    assert "another weights of the encoder" in done.err and "has features; the warnings above say why" in done.err
+
+
+def test_nothing_that_is_written_or_said_names_a_patient(work: Path, out: Path) -> None:
+    texts = [path for path in out.rglob("*") if path.suffix in (".csv", ".json", ".jsonl", ".html")]
+    assert texts and not any(tiny.SECRET in path.read_text() for path in texts)
+    assert Counter(row["status"] for row in tiny.read_rows(out / "inputs.csv")) == {"ok": len(SPLITS)}
+    with (out / "results.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == len(SPLITS)
