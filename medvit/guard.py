@@ -295,7 +295,8 @@ def _serve(line: Connection, load: Load, arguments: tuple[Any, ...], limits: Lim
 
 
 def _settle(limits: Limits) -> None:
-    """Make this process quiet, mortal and deaf to what is meant for its parent."""
+    """Make this process quiet, mortal, of one thread and deaf to what is meant for its parent."""
+    os.environ |= dict.fromkeys(ONE_THREAD, "1")  # where the fork server was started for others, it is not said yet
     faulthandler.disable()
     with open(os.devnull, "w") as nowhere:  # noqa: PTH123
         for stream in (1, 2):  # codecs print what they read

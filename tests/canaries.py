@@ -221,6 +221,8 @@ def found(content: bytes, wanted: list[str]) -> list[str]:
 
 def layers(path: Path) -> Iterator[tuple[str, bytes]]:
     """The bytes of a file and of what is packed in it; of a written DICOM object, all but what it must copy."""
+    if path.name.endswith(".dcm.part"):
+        return  # an object that a kill cut short; the next run in the folder takes it away
     content = path.read_bytes()
     if path.suffix == ".dcm":
         written = pydicom.dcmread(path)

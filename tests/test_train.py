@@ -82,7 +82,7 @@ def test_the_best_checkpoint_is_that_of_the_best_validation_auroc(trained):
 
 def test_a_middle_epoch_is_chosen_when_it_was_the_best(opened, monkeypatch):
     areas = iter([0.6, 0.9, 0.7])
-    monkeypatch.setattr("medvit.tasks.classification.nanmean", lambda values: torch.tensor(next(areas)))
+    monkeypatch.setattr("medvit.tasks.findings.nanmean", lambda values: torch.tensor(next(areas)))
     workflow = opened("trainer.max_epochs=3")
     best = train(workflow)
     assert torch.load(best, weights_only=True)["epoch"] == 1
