@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from medvit.case import Case
 from medvit.data.crops import GREY, SOLARISE, Crops
 from medvit.data.slide_tables import SlideKind, read_slides
+from medvit.data.slides import Resolution
 from medvit.errors import MedvitError, Unanswered
 
 log = logging.getLogger(__name__)
@@ -26,6 +27,7 @@ class Tiled(Protocol):
     """The part of a system that knows tiles."""
 
     size: int
+    resolution: Resolution
 
     def tiles_of(self, case: Case) -> tuple[NDArray[np.int64], float]: ...
 
@@ -132,8 +134,9 @@ class SlideTiles(LightningDataModule):
 
     def _loader(self, split: str) -> DataLoader[Cut | Unanswered]:
         system = self._system
+        system.resolution = Resolution(self.mpp)
         crops = Crops(size=system.size, **self.looks)  # type: ignore[arg-type]
-        tiles = _Tiles(system, self.splits[split], crops, self.cache, self.mpp)
+        tiles = _Tiles(system, self.splits[split], crops, self.cache)
         order = TileOrder(tiles.counts, self.tiles_a_slide, self.seed, shuffle=split == "train")
         return DataLoader(
             tiles,
@@ -149,7 +152,7 @@ class SlideTiles(LightningDataModule):
 class _Tiles(Dataset[Cut | Unanswered]):
     """Crops of tiles by slide, tile and seed."""
 
-    def __init__(self, system: Tiled, cases: Sequence[Case], crops: Crops, cache: bool, mpp: float | None) -> None:
+    def __init__(self, system: Tiled, cases: Sequence[Case], crops: Crops, cache: bool) -> None:
         self.system, self.crops, self.cache = system, crops, cache
         self.plans: list[tuple[Case, NDArray[np.int64], float]] = []
         for case in cases:
