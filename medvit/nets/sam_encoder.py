@@ -6,6 +6,7 @@ hold the same.
 """
 
 from collections.abc import Sequence
+from itertools import product
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from medvit.nets.vit import NORM_EPS, Grid, PatchEmbed, cut_patches
+
+FEW_TOKENS = 512  # the most for which attention on a CPU is not done a few queries at a time
+CACHED = 1 << 20  # attention weights that stay in its cache
 
 
 class LayerNorm2d(nn.Module):
@@ -75,7 +79,10 @@ class WindowAttention(nn.Module):
             2, 3
         )  # (B, h, N, H)
         across = torch.einsum("bhijd,jkd->bhijk", asked, between(self.rel_pos_w, W).to(q.dtype)).flatten(2, 3)
-        out = (attend_training if down.requires_grad else attend_biased)(q, k, v, down, across)
+        if down.requires_grad:
+            out = attend_training(q, k, v, down, across)
+        else:
+            out = (attend_by_rows if q.is_cpu and H * W > FEW_TOKENS else attend_biased)(q, k, v, down, across)
         return out.transpose(1, 2).reshape(B, H, W, D)
 
 
@@ -83,6 +90,24 @@ def attend_biased(q: Tensor, k: Tensor, v: Tensor, down: Tensor, across: Tensor)
     """Attention (B, h, N, d) of queries with what relative rows (B, h, N, H) and columns (B, h, N, W) add to the weights."""
     bias = (down[..., :, None] + across[..., None, :]).flatten(3)  # (B, h, N, N)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+
+
+def attend_by_rows(q: Tensor, k: Tensor, v: Tensor, down: Tensor, across: Tensor) -> Tensor:
+    """`attend_biased` without a backward pass, for a CPU: a few queries at a time, whose weights stay in its cache."""
+    (B, h, N, d), H, W = q.shape, down.shape[-1], across.shape[-1]
+    few = max(CACHED // N, 1)
+    weights, scores, out = q.new_empty(few, N), q.new_empty(few, N), torch.empty_like(q)
+    q = q * d**-0.5
+    for b, g in product(range(B), range(h)):
+        keys, values = k[b, g].T, v[b, g]
+        for start in range(0, N, few):
+            part = slice(start, min(start + few, N))
+            n = part.stop - start
+            torch.mm(q[b, g, part], keys, out=scores[:n])
+            scores[:n].view(n, H, W).add_(down[b, g, part, :, None]).add_(across[b, g, part, None, :])
+            torch.softmax(scores[:n], dim=-1, out=weights[:n])
+            torch.mm(weights[:n], values, out=out[b, g, part])
+    return out
 
 
 def attend_training(q: Tensor, k: Tensor, v: Tensor, down: Tensor, across: Tensor) -> Tensor:

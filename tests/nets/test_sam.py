@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from medvit.errors import MedvitError
+from medvit.nets import sam_encoder
 from medvit.nets.sam import PIXEL_MEAN, PIXEL_STD, Sam, mask_loss, normalise, small, vit_b
 from medvit.nets.sam_encoder import (
     SamEncoder,
     WindowAttention,
     attend_biased,
+    attend_by_rows,
     attend_training,
     between,
     into_windows,
@@ -78,6 +80,25 @@ def test_attention_that_trains_equals_attention_with_a_bias_in_value_and_gradien
     ours, theirs = (torch.autograd.grad((answer * weight).sum(), given) for answer in answers)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_of_few_queries_at_a_time_equals_attention_of_all(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sam_encoder, "CACHED", 7 * 20)  # 20 tokens, seven at a time, six at last
+    torch.manual_seed(0)
+    given = [torch.randn(2, 3, 20, n).to(dtype) for n in (8, 8, 8, 4, 5)]
+    tolerance = 1e-5 if dtype == torch.float32 else 0.05
+    torch.testing.assert_close(attend_by_rows(*given), attend_biased(*given), rtol=tolerance, atol=tolerance)
+
+
+def test_large_maps_are_embedded_alike_with_and_without_gradients() -> None:
+    net = tiny()
+    pictures = images(1, side=200)  # 625 tokens
+    with torch.no_grad():
+        found = net.embed(pictures)
+    torch.testing.assert_close(found, net.embed(pictures).detach(), rtol=1e-4, atol=1e-4)
 
 
 def test_relative_positions_are_looked_up_by_query_minus_key() -> None:
