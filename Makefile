@@ -1,4 +1,5 @@
 # make demo: install, train on the sample films, answer them, show where the pictures lie
+# make demo-slides: the same with sample slides
 # make test: everything that must hold: style, types, import contract, tests
 # make check: the same without the tests;  make bench: speed beside what one would run instead
 PYTHON ?= python3
@@ -9,7 +10,7 @@ PIP := $(BIN)/pip --disable-pip-version-check install --quiet -c constraints.txt
 # what tests/parity/check.py can build, by the beginnings of the golden files' names
 PARITY := mae_ thorax_ dino_ ibot_ self_vit_mil dsmil_ gated_abmil videomae_ sam
 
-.PHONY: demo test check bench clean
+.PHONY: demo demo-slides test check bench clean
 
 $(VENV)/core: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -26,6 +27,12 @@ demo: $(VENV)/core
 	$(BIN)/medvit predict runs/thorax_mae/best.ckpt sample_data/films -o out/films --resume
 	@echo
 	@echo "Findings: out/films/results.csv    Heat maps: out/films/cases/*/heat_*.png"
+
+demo-slides: $(VENV)/core
+	$(BIN)/medvit train workflows/self_vit_mil.yaml --resume auto
+	$(BIN)/medvit predict runs/self_vit_mil/best.ckpt sample_data/slides -o out/slides --resume
+	@echo
+	@echo "Answers: out/slides/results.csv    Tiles for QuPath: out/slides/cases/*/tiles.geojson.gz"
 
 check: $(VENV)/all
 	$(BIN)/ruff check .

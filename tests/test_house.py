@@ -13,7 +13,7 @@ FILES = sorted((ROOT / "medvit").rglob("*.py"))
 # Installed with an extra, for development or never: the package must import without them.
 EXTRAS = (
     "transformers", "sklearn", "pylibjpeg", "openjpeg", "libjpeg", "jpeg_ls", "_CharLS", "imagecodecs", "hypothesis",
-    "pytest", "matplotlib", "torchvision", "timm", "data_store",
+    "pytest", "matplotlib", "torchvision", "timm", "data_store", "torchstain",
     "pandas", "scikit-learn", "pylibjpeg-openjpeg", "pyjpegls", "pydicom-data", "playwright",
 )  # fmt: skip
 IMPORT_ALL = """
