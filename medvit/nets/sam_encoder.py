@@ -15,8 +15,8 @@ from torch.utils.checkpoint import checkpoint
 
 from medvit.nets.vit import NORM_EPS, Grid, PatchEmbed, cut_patches
 
-FEW_TOKENS = 512  # the most for which attention on a CPU is not done a few queries at a time
-CACHED = 1 << 20  # attention weights that stay in its cache
+FEW_TOKENS = 512  # the most for which attention on a CPU does all heads together
+AT_ONCE = 1 << 24  # attention weights that are worked on together there: a head of 64 x 64 tokens
 
 
 class LayerNorm2d(nn.Module):
@@ -93,9 +93,9 @@ def attend_biased(q: Tensor, k: Tensor, v: Tensor, down: Tensor, across: Tensor)
 
 
 def attend_by_rows(q: Tensor, k: Tensor, v: Tensor, down: Tensor, across: Tensor) -> Tensor:
-    """`attend_biased` without a backward pass, for a CPU: a few queries at a time, whose weights stay in its cache."""
+    """`attend_biased` without a backward pass, for a CPU: about a head at a time, in memory that is used again."""
     (B, h, N, d), H, W = q.shape, down.shape[-1], across.shape[-1]
-    few = max(CACHED // N, 1)
+    few = max(AT_ONCE // N, 1)
     weights, scores, out = q.new_empty(few, N), q.new_empty(few, N), torch.empty_like(q)
     q = q * d**-0.5
     for b, g in product(range(B), range(h)):

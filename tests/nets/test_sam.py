@@ -86,7 +86,7 @@ def test_attention_that_trains_equals_attention_with_a_bias_in_value_and_gradien
 def test_attention_of_few_queries_at_a_time_equals_attention_of_all(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sam_encoder, "CACHED", 7 * 20)  # 20 tokens, seven at a time, six at last
+    monkeypatch.setattr(sam_encoder, "AT_ONCE", 7 * 20)  # 20 tokens, seven at a time, six at last
     torch.manual_seed(0)
     given = [torch.randn(2, 3, 20, n).to(dtype) for n in (8, 8, 8, 4, 5)]
     tolerance = 1e-5 if dtype == torch.float32 else 0.05
