@@ -151,6 +151,11 @@ def predict(options: argparse.Namespace) -> int:
     part, _, parts = options.shard.partition("/")
     if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
         raise MedvitError(f"--shard {options.shard} is no part of the whole; give for example 2/4.")
+    if options.workers > 0:
+        from medvit.guard import preload
+
+        preload(["medvit.duties"])  # the workers' imports run beside ours, which take seconds
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # a waiting thread of the network leaves its core to them
 
     from medvit import doctor, weights, workflow
     from medvit.account import Options
