@@ -51,7 +51,7 @@ class Options:
         mpp: What the user says about the pixel sizes of slides, see `medvit.data.slides.Resolution`.
     """
 
-    write: tuple[str, ...] = ("csv", "heat", "sr", "sc", "geojson")
+    write: tuple[str, ...] = ("csv", "heat", "sr", "sc", "geojson", "gallery")
     batch_size: int = 16
     workers: int = 0
     precision: str = "32"

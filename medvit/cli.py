@@ -13,7 +13,7 @@ from medvit import NOTICE, __version__
 from medvit.errors import Halted, MedvitError
 
 DONE, NOTHING, WRONG, PARTLY = 0, 1, 2, 3
-WRITE = "csv,heat,sr,sc,geojson"
+WRITE = "csv,heat,sr,sc,geojson,gallery"
 MOST_WORKERS = 8  # by default; more of them wait for the network
 EPILOG = f"""exit codes: 0 every input answered or skipped; 3 done, but some were rejected or failed;
 2 the command is wrong; 1 nothing could be done.  {NOTICE}"""
@@ -61,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
     _add_train(verbs)
     _add_predict(verbs)
     _add_embed(verbs)
+    _add_probe(verbs)
     _add_pull(verbs)
     _add_push(verbs)
     _add_show(verbs)
@@ -245,6 +246,43 @@ def embed(options: argparse.Namespace) -> int:
         mpp=options.mpp,
     )
     return _told(options, describe(system, identity, options.inputs, options.out, how, options.half))
+
+
+def _add_probe(verbs: Any) -> None:
+    verb = _verb(
+        verbs, "probe", probe, "Say how well frozen features tell types of cells: linear probe and neighbours."
+    )
+    verb.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="of a system of smears")
+    verb.add_argument("cells", type=Path, metavar="CELLS", help="a folder or table of labelled cells")
+    verb.add_argument(
+        "--kind",
+        choices=("folders", "table", "hicervix"),
+        default="table",
+        help="train/<class>_<n>.png under a folder, a CSV of path, split, class[, x, y, patient_id] (default), or HiCervix",
+    )
+    verb.add_argument("--classes", default="", metavar="A,B", help="the types that there may be (all that are found)")
+    verb.add_argument("--group", default="", metavar="REGEX", help="of folders: what in a file's name is its source")
+    verb.add_argument("--level", default="level_3", help="of HiCervix: the column that is the type (level_3)")
+    verb.add_argument("--stains", choices=("one", "mixed"), default="one", help="mixed: the set is meant to mix stains")
+    verb.add_argument("-o", "--out", type=Path, help="a folder for probe.json")
+    verb.add_argument("--json", action="store_true", help="print it as JSON")
+
+
+def probe(options: argparse.Namespace) -> int:
+    """``medvit probe``."""
+    for path in (options.checkpoint, options.cells):
+        if not path.exists():
+            raise MedvitError(f"{path} is not there. Give a checkpoint, then a folder or table of cells.")
+    from medvit import probe as probing
+    from medvit.workflow import load_system
+
+    words = _words(options.classes)
+    told = probing.probe(load_system(options.checkpoint), options.kind, options.cells, words, options.group,
+                         options.level, options.stains)  # fmt: skip
+    if options.out:
+        probing.write(told, options.out)
+    print(json.dumps(told, indent=2) if options.json else probing.text(told))
+    return DONE
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from medvit.result import Result, Run
 from medvit.tasks.system import System
 from medvit.writers import Writer
 from medvit.writers.capture import write_capture
+from medvit.writers.gallery import write_gallery
 from medvit.writers.geojson import write_tiles
 from medvit.writers.heat import write_heat
 from medvit.writers.parametric import write_parametric
@@ -35,6 +36,7 @@ WRITERS: dict[str, Writer | None] = {
     "pm": write_parametric,
     "seg": write_segmentation,
     "geojson": write_tiles,
+    "gallery": write_gallery,
 }
 OF_FILMS = frozenset({"sc", "pm", "seg"})  # writers that do not know slides
 NEED_HEAT = frozenset({"heat", "sc", "pm"})  # writers for which heat maps are computed
@@ -55,7 +57,10 @@ def duties(system: System, out: Path, write: Sequence[str], run: Run) -> Mapping
     def put(result: Result) -> Reply:
         started = time.monotonic()
         read = functools.lru_cache(lambda: system.read(result.case))  # writers draw over the same pixels
-        left_out = written(dataclasses.replace(result, read=lambda _: read()), out, writers, run)
+        shown = dataclasses.replace(
+            result, read=lambda _: read(), close_up=lambda index: system.close_up(result, index)
+        )
+        left_out = written(shown, out, writers, run)
         return Reply({"left out": left_out, "seconds": time.monotonic() - started})
 
     return {**DISCOVERY, **system.duties(), "write": put}

@@ -65,6 +65,8 @@ class Result:
         tiles: What is said of single tiles, for slides.
         origin: What was used on the way (window, spacing, …) and where it came from.
         read: Reads the case's pixels in source geometry again, for writers that draw over them.
+        close_up: Reads the pixels (S, S, 3) of a tile by its number, for writers that show single ones; None where the system
+            shows none.
     """
 
     case: Case
@@ -74,6 +76,7 @@ class Result:
     tiles: TileScores | None = None
     origin: Mapping[str, str] = field(default_factory=dict)
     read: Callable[[Case], Image] | None = None
+    close_up: Callable[[int], NDArray[np.uint8] | None] | None = None
 
 
 class Run(NamedTuple):

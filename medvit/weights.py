@@ -138,7 +138,7 @@ def load(module: nn.Module, path: Path, adapt: Adapter, new: Sequence[str] = (),
         module: Receives the weights; nothing is changed when they do not fit.
         path: The file, see `read_file`.
         adapt: Turns the file's names into the module's: `mae`, `mae_encoder`, `vit_classifier`, `dino`, `dino_backbone`,
-            `dino_head`, `bag_network`, `videomae`, `videomae_encoder`, `video_classifier` or `erdes`.
+            `ibot_teacher`, `dino_head`, `bag_network`, `videomae`, `videomae_encoder`, `video_classifier` or `erdes`.
         new: Prefixes of the module's keys that keep their fresh initialisation, such as a new head.
         pickled: Whether the file may hold objects beside its tensors, which then count for nothing.
 
@@ -224,6 +224,21 @@ def dino_backbone(state: State, module: nn.Module) -> State:
     """
     found = next(filter(None, (under(prefix, state) for prefix in BACKBONES)), state)
     return resampled({key: value for key, value in found.items() if key != MASK_TOKEN}, module, STRETCH)
+
+
+def ibot_teacher(state: State, module: nn.Module) -> State:
+    """CytoFM and iBOT files, or our pre-training -> a `ViT` without a head; the teacher's backbone, never the student's.
+
+    Raises:
+        MedvitError: For a file that holds the student alone.
+    """
+    of_student = f"backbone.{MASK_TOKEN}" in state or any(key.startswith("student.") for key in state)
+    if of_student and not under("teacher.", state):
+        raise MedvitError(
+            "The weights are those of iBOT's student; CytoFM describes cells by the teacher. Give the whole checkpoint, or the "
+            "part that it keeps under 'teacher'."
+        )
+    return dino_backbone(state, module)
 
 
 def dino_head(state: State, module: nn.Module) -> State:

@@ -123,7 +123,10 @@ class Cutting:
         Raises:
             Rejected: When it cannot be decoded.
         """
-        pixels = slide.read(corner, self.tile, mpp)
+        return self.same_stain(slide.read(corner, self.tile, mpp))
+
+    def same_stain(self, pixels: Pixels) -> Pixels:
+        """Pixels of a tile with its stain normalised where that is asked for and its colours allow it."""
         same = normalise_stain(pixels) if self.stain == "macenko" else None
         return pixels if same is None else same
 

@@ -90,17 +90,26 @@ class ABMIL(nn.Module):
         labels: Answers K.
         hidden: Channels that attention is computed in.
         gated: Whether a sigmoid gates the tanh (equation 9 of the paper) or not (equation 8).
+        each: Whether every label attends for itself, as in CLAM's multi-branch form, instead of all together.
         dropout: Of the hidden channels.
     """
 
     def __init__(
-        self, width: int, labels: int = 1, *, hidden: int = 256, gated: bool = True, dropout: float = 0.0
+        self,
+        width: int,
+        labels: int = 1,
+        *,
+        hidden: int = 256,
+        gated: bool = True,
+        each: bool = False,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.attention_V = nn.Sequential(nn.Linear(width, hidden), nn.Tanh())
         self.attention_U = nn.Sequential(nn.Linear(width, hidden), nn.Sigmoid()) if gated else None
         self.dropout = nn.Dropout(dropout)
-        self.attention_w = nn.Linear(hidden, 1)
+        self.attention_w = nn.Linear(hidden, labels if each else 1)
+        self.each = each
         self.classifier = nn.Linear(width, labels)
 
     def forward(self, bags: Tensor, mask: Tensor | None = None) -> BagAnswer:
@@ -108,10 +117,13 @@ class ABMIL(nn.Module):
         hidden = self.attention_V(bags)  # (B, N, hidden)
         if self.attention_U is not None:
             hidden = hidden * self.attention_U(bags)
-        scores: Tensor = self.attention_w(self.dropout(hidden))  # (B, N, 1)
+        scores: Tensor = self.attention_w(self.dropout(hidden))  # (B, N, 1), or (B, N, K)
         attention = hide(scores.float(), mask).softmax(dim=1)
-        embedding = (attention.to(bags.dtype).transpose(1, 2) @ bags).squeeze(1)  # (B, D)
-        return BagAnswer(self.classifier(embedding), attention, embedding)
+        embedding = attention.to(bags.dtype).transpose(1, 2) @ bags  # (B, 1, D), or (B, K, D)
+        if self.each:
+            logits = (embedding * self.classifier.weight).sum(dim=-1) + self.classifier.bias  # (B, K)
+            return BagAnswer(logits, attention, embedding)
+        return BagAnswer(self.classifier(embedding[:, 0]), attention, embedding[:, 0])
 
 
 def bag_loss(answer: BagAnswer, loss: Callable[[Tensor], Tensor]) -> Tensor:

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 from lightning import LightningModule
+from numpy.typing import NDArray
 from torch.optim import Optimizer
 
 from medvit import NOTICE, __version__
@@ -71,6 +73,10 @@ class System(LightningModule):
     def read(self, case: Case) -> Image:
         """The pixels of a case in source geometry."""
         raise NotImplementedError
+
+    def close_up(self, result: Result, index: int) -> NDArray[np.uint8] | None:
+        """The pixels (S, S, 3) of a tile of an answered case; None for systems that do not show single tiles."""
+        return None
 
     def sample(self, image: Image, case: Case, look: View | None = None) -> Sample:
         """Model pixels of a read case; ``look`` replaces the view for answers by a random one."""
