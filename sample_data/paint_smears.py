@@ -159,4 +159,5 @@ def _distance(u: Plane, v: Plane, cell: Cell, axes: tuple[float, float]) -> Plan
     dy, dx = v - cell.y, u - cell.x
     a = (dx * np.cos(cell.angle) + dy * np.sin(cell.angle)) / axes[0]
     b = (dy * np.cos(cell.angle) - dx * np.sin(cell.angle)) / axes[1]
-    return np.hypot(a, b)
+    distance: Plane = np.hypot(a, b)
+    return distance

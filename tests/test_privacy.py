@@ -255,7 +255,9 @@ def test_a_run_that_is_ended_half_way_leaves_no_seeded_value(trained, tmp_path, 
     place.said = out + err
     assert process.returncode != 0
     assert place.leaks() == []
-    place.medvit("predict", trained.checkpoint, place.inputs, "-o", "out", "--workers", 1, "--batch-size", 1, "--resume")
+    place.medvit(
+        "predict", trained.checkpoint, place.inputs, "-o", "out", "--workers", 1, "--batch-size", 1, "--resume"
+    )
     assert place.leaks() == [] and not list(place.work.rglob("*.part"))
 
 
