@@ -1,0 +1,170 @@
+"""What iBOT's features tell of real cells: ``python tests/benchmarks/real_cells.py [--steps 400] [--seed 0] [SET …]``.
+
+SET is ``wbc_seg`` (four kinds of white blood cells, a cell a group) or ``lbc_grade`` (LSIL, HSIL, SCC of liquid-based
+cytology, by series) of ../shared/data/cytology. A small ViT is pre-trained by iBOT on the pictures of the train split alone; a
+linear probe and nearest neighbours answer on its frozen features. Beside them, on the same splits: an untrained ViT, PCA and
+logistic regression of the pixels, and the same ViT trained from scratch with labels. Whatever is chosen (decay, components,
+epoch) is chosen on val.
+"""
+
+import argparse
+import csv
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from torch import Tensor
+
+from medvit.data.cell_tables import read_picture
+from medvit.data.crops import Crops
+from medvit.evaluate.probe import balanced_accuracy, linear_probe, neighbours, score
+from medvit.nets.dino import Head
+from medvit.nets.ibot import IBOT
+from medvit.nets.vit import ViT
+from medvit.optim import clip_each, decay_groups
+
+DATA = Path(__file__).resolve().parents[3] / "shared/data/cytology"
+SIDE, PATCH, WIDTH, DEPTH, HEADS = 48, 8, 96, 4, 3
+BATCH, LR = 32, 1e-3
+MEAN, STD = (torch.tensor(three).reshape(3, 1, 1) for three in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+SPLITS = ("train", "val", "test")
+
+
+def read_set(name: str) -> tuple[dict[str, np.ndarray], dict[str, Tensor], dict[str, list[str]], list[str]]:
+    """Pictures (N, SIDE, SIDE, 3), types, groups by split, and what the types are called."""
+    with (DATA / "labels.csv").open(encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["dataset"] == name]
+    kinds = sorted({row["labels"] for row in rows})
+    pictures, types, groups = {}, {}, {}
+    for split in SPLITS:
+        own = [row for row in rows if row["split"] == split]
+        found = [
+            Image.fromarray(read_picture(DATA / row["path"])).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+            for row in own
+        ]
+        pictures[split] = np.stack([np.asarray(picture) for picture in found])
+        types[split] = torch.tensor([kinds.index(row["labels"]) for row in own])
+        groups[split] = [row["group_id"] for row in own]
+    torn = [set(groups[a]) & set(groups[b]) for a, b in (("train", "val"), ("train", "test"), ("val", "test"))]
+    if any(torn):
+        raise SystemExit(f"{name} has groups in two splits: {torn}")
+    return pictures, types, groups, kinds
+
+
+def seen(pictures: np.ndarray) -> Tensor:
+    """Pictures as the network sees them (N, 3, H, W)."""
+    return (torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255 - MEAN) / STD
+
+
+def network(classes: int = 0) -> ViT:
+    return ViT(SIDE, PATCH, WIDTH, DEPTH, HEADS, classes=classes, drop_path=0.1)
+
+
+def pretrain(pictures: np.ndarray, steps: int, seed: int) -> ViT:
+    """The teacher after iBOT on pictures without labels."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    net = IBOT(network(), Head(WIDTH, 256, hidden=256, bottleneck=64), warmup=0.3, momentum=0.99,
+               ratios=[(0.0, 0.0), (0.3, 0.2)])  # fmt: skip
+    crops = Crops(SIDE, SIDE // 2, small=2, scale=0.5, smallest=0.2, colour=0.5, solarise=0.0, rotate=True)
+    optimizer = torch.optim.AdamW(decay_groups(net, 0.04), LR, fused=True)
+    rates = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, total_steps=steps, pct_start=0.1)
+    for step in range(steps):
+        cuts = [crops.cut(pictures[index], rng) for index in rng.integers(len(pictures), size=BATCH)]
+        kinds = [torch.from_numpy(np.stack(kind, axis=1)) for kind in zip(*cuts, strict=True)]
+        loss = net([(kind.float() / 255 - MEAN) / STD for kind in kinds])["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        clip_each(net.parameters(), 3.0)
+        net.before_step()
+        optimizer.step()
+        rates.step()
+        net.after_step((step + 1) / steps)
+    return net.encoder.eval()
+
+
+def from_scratch(pictures: dict[str, np.ndarray], types: dict[str, Tensor], steps: int, seed: int) -> Tensor:
+    """Types of the test pictures by the same network trained with labels; the best of its checks on val answers."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    net = network(int(types["train"].max()) + 1)
+    crops = Crops(SIDE, SIDE // 2, small=0, scale=0.5, colour=0.5, solarise=0.0, grey=0.0, blur=0.0, rotate=True)
+    optimizer = torch.optim.AdamW(decay_groups(net, 0.05), LR, fused=True)
+    rates = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, total_steps=steps, pct_start=0.1)
+    weight = len(types["train"]) / types["train"].bincount().float()
+    best, answers = -1.0, types["test"]
+    for step in range(steps):
+        drawn = rng.integers(len(pictures["train"]), size=BATCH)
+        x = torch.from_numpy(np.stack([crops.cut(pictures["train"][index], rng)[0][0] for index in drawn]))
+        loss = F.cross_entropy(net.train()((x.float() / 255 - MEAN) / STD), types["train"][drawn], weight)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        rates.step()
+        if step % 20 == 19:
+            with torch.no_grad():
+                net.eval()
+                found = balanced_accuracy(net(seen(pictures["val"])).argmax(dim=-1), types["val"])
+                if found > best:
+                    best, answers = found, net(seen(pictures["test"])).argmax(dim=-1)
+    return answers
+
+
+def principal(pictures: dict[str, np.ndarray], types: dict[str, Tensor]) -> Tensor:
+    """Types of the test pictures by logistic regression of the principal components of their pixels."""
+    flat = {split: part.reshape(len(part), -1) / 255 for split, part in pictures.items()}
+    best, answers = -1.0, types["test"]
+    for components in (8, 16, 32, 64):
+        for strength in (0.01, 0.1, 1.0, 10.0):
+            model = make_pipeline(PCA(components, whiten=True, random_state=0),
+                                  LogisticRegression(C=strength, class_weight="balanced", max_iter=2_000))  # fmt: skip
+            model.fit(flat["train"], types["train"].numpy())
+            found = balanced_accuracy(torch.from_numpy(model.predict(flat["val"])), types["val"])
+            if found > best:
+                best, answers = found, torch.from_numpy(model.predict(flat["test"]))
+    return answers
+
+
+def main() -> None:
+    """Every way of answering on every set."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("sets", nargs="*", default=["wbc_seg", "lbc_grade"])
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    if not DATA.is_dir():
+        raise SystemExit(f"{DATA} is absent.")
+    for name in arguments.sets:
+        pictures, types, groups, kinds = read_set(name)
+        print(f"{name}: {', '.join(kinds)}; {' / '.join(str(len(types[split])) for split in SPLITS)} pictures, "
+              f"{len(set(groups['test']))} groups in test", flush=True)  # fmt: skip
+        started = time.monotonic()
+        net = pretrain(pictures["train"], arguments.steps, arguments.seed)
+        took = time.monotonic() - started
+        untrained = network().eval()
+        with torch.no_grad():
+            x = {split: net(seen(part)) for split, part in pictures.items()}
+            raw = {split: untrained(seen(part)) for split, part in pictures.items()}
+        answers = {
+            "iBOT, linear probe": linear_probe(x["train"], types["train"], x["val"], types["val"], x["test"]),
+            "iBOT, nearest neighbours": neighbours(x["train"], types["train"], x["test"]),
+            "untrained ViT, linear probe": linear_probe(
+                raw["train"], types["train"], raw["val"], types["val"], raw["test"]
+            ),
+            "PCA + logistic regression": principal(pictures, types),
+            "ViT from scratch with labels": from_scratch(pictures, types, arguments.steps, arguments.seed),
+        }
+        for what, answer in answers.items():
+            found = score(answer, types["test"], groups["test"])
+            print(f"  {what:30} {found.accuracy:.3f} ({found.low:.3f} to {found.high:.3f})", flush=True)
+        print(f"  pre-training {arguments.steps} steps: {took:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
