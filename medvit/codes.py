@@ -57,6 +57,22 @@ CODES = {
     "Emphysema": Code("87433001", "SCT", "Pulmonary emphysema", _MAPPING, _DAY),
     "Fibrosis": Code("51615001", "SCT", "Pulmonary fibrosis", f"{_MAPPING} (MedDRA)", _DAY),
     "Pleural_Thickening": Code("PLEURAL-THICK", PRIVATE, "Pleural thickening", "no public code confirmed", _DAY),
+    # Clips of the eye. A label's meaning says what 1 is and what 0 is.
+    "Retinal_Detachment": Code(
+        "RETINAL-DETACH", PRIVATE, "Retinal detachment (0: none)", "no public code confirmed", _DAY
+    ),
+    "Retinal_Detachment_vs_Normal": Code(
+        "RD-VS-NORMAL", PRIVATE, "Retinal detachment (0: normal eye)", "no public code confirmed", _DAY
+    ),
+    "Retinal_Detachment_vs_PVD": Code(
+        "RD-VS-PVD", PRIVATE, "Retinal detachment (0: vitreous detachment)", "no public code confirmed", _DAY
+    ),
+    "Macula_Intact_vs_Detached": Code(
+        "MACULA-INTACT", PRIVATE, "Macula intact in retinal detachment (0: detached)", "no public code confirmed", _DAY
+    ),
+    "PVD_vs_Normal": Code(
+        "PVD-VS-NORMAL", PRIVATE, "Posterior vitreous detachment (0: normal eye)", "no public code confirmed", _DAY
+    ),
     "Hernia": Code("HERNIA", PRIVATE, "Hernia", "NIH's label is wider than SCT 84089009 Hiatal hernia", _DAY),
 }
 

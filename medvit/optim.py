@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from medvit.nets.objective import cosine
+from medvit.nets.video_vit import VideoViT
 from medvit.nets.vit import ViT
 
 CLIP_EPS = 1e-6  # added to a gradient's norm before it divides
@@ -37,7 +38,7 @@ def layer_of(name: str, depth: int) -> int:
     return depth + 1
 
 
-def layer_decay_groups(vit: ViT, lr: float, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
+def layer_decay_groups(vit: ViT | VideoViT, lr: float, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
     """Parameter groups whose learning rate falls by ``layer_decay`` a layer towards the input.
 
     Class token and positions do not decay, nor do vectors and biases.

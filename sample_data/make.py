@@ -1,6 +1,6 @@
 """Makes the sample data: synthetic, seeded, of no patient.
 
-    python sample_data/make.py [films] [slides] [smears] [-o FOLDER] [--seed 0]
+    python sample_data/make.py [films] [slides] [smears] [clips] [-o FOLDER] [--seed 0]
 
 Without a kind every kind is made. The same seed gives the same bytes.
 """
@@ -8,6 +8,7 @@ Without a kind every kind is made. The same seed gives the same bytes.
 import argparse
 import csv
 import hashlib
+import importlib.util
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +21,11 @@ from pydicom.uid import UID, DigitalXRayImageStorageForPresentation, ExplicitVRL
 
 from brushes import Plane
 from chest_findings import LABELS, SIZE, Anatomy, Box
+from paint_clips import paint_clip
 from paint_films import paint_film
 from paint_smears import Cell
+from plan_clips import CLIPS, VIDEOS, plan_clips, write_clip, write_video
+from plan_clips import LABELS as CLIP_LABELS
 from plan_slides import SLIDES, plan_slides, write_slide
 from plan_smears import SMEARS, plan_smears, write_smear, write_stack
 
@@ -252,7 +256,27 @@ def _place(cell: Cell) -> list[object]:
     return [round(cell.x, 1), round(cell.y, 1), cell.kind]
 
 
-KINDS: dict[str, Callable[[Path, int], None]] = {"films": make_films, "slides": make_slides, "smears": make_smears}
+def make_clips(folder: Path, seed: int = 0, clips: int = CLIPS) -> None:
+    """Writes clips of eyes with cases.csv (labels 1, 0, blank = not asked), some test clips as videos where PyAV is there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    plan = plan_clips(seed, clips)
+    videos = [clip.number for clip in plan if clip.split == "test"][:VIDEOS]
+    with_videos = importlib.util.find_spec("av") is not None
+    for clip in plan:
+        frames = paint_clip(clip.eye)
+        write_clip(clip, frames, folder, uid)
+        if clip.number in videos and with_videos:
+            (folder / "videos").mkdir(exist_ok=True)
+            write_video(folder / "videos" / clip.name.replace(".dcm", ".mp4"), frames)
+    write_table(folder / "cases.csv", ["path", "patient_id", "split", *CLIP_LABELS], [clip.row for clip in plan])
+
+
+KINDS: dict[str, Callable[[Path, int], None]] = {
+    "films": make_films,
+    "slides": make_slides,
+    "smears": make_smears,
+    "clips": make_clips,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

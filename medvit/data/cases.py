@@ -4,7 +4,7 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 from lightning import LightningDataModule
@@ -82,7 +82,7 @@ class Cases(LightningDataModule):
         if self.splits:
             return
         names = [label.name for label in self._system.labels]
-        splits = read_dataset(self.kind, self.table, names, self.images, self.lists, self.uncertainty)
+        splits = self.read_splits(names)
         for split in ("train", "val"):
             if not splits.get(split):
                 raise MedvitError(
@@ -93,6 +93,18 @@ class Cases(LightningDataModule):
             patients = len({case.patient or case.uid for case in cases})
             log.info("%s: %d cases of %d patients (no patient is in two splits)", split, len(cases), patients)
         self.splits = splits
+
+    def read_splits(self, names: Sequence[str]) -> dict[str, list[Case]]:
+        """Split to cases with those labels."""
+        return read_dataset(self.kind, self.table, names, self.images, self.lists, self.uncertainty)
+
+    def kept(self, image: Image) -> Image:
+        """What is kept of a read case."""
+        return image
+
+    def look(self, rng: np.random.Generator) -> Any:
+        """A random view for training."""
+        return random_view(rng, crop_min=self.crop_min, flip=self.flip, randaugment=self.randaugment)
 
     @property
     def _system(self) -> Reads:
@@ -137,17 +149,14 @@ class _Views(Dataset[Sample | Unanswered]):
         index, seed = drawn
         case, data = self.cases[index], self.data
         try:
-            image = self.read.get(index) or self.system.read(case)
+            image = self.read.get(index) or data.kept(self.system.read(case))
         except Unanswered as refusal:
             return _left_out(case, refusal)
         except Exception as error:  # its text may quote the header
             return _left_out(case, Unanswered("unread", f"Reading it failed ({type(error).__name__})."))
         if data.cache:
             self.read[index] = image
-        look = None
-        if self.random:
-            rng = np.random.default_rng(seed)
-            look = random_view(rng, crop_min=data.crop_min, flip=data.flip, randaugment=data.randaugment)
+        look = data.look(np.random.default_rng(seed)) if self.random else None
         return self.system.sample(image, case, look)
 
 

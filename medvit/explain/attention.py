@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from medvit.nets.video_vit import VideoViT
 from medvit.nets.vit import ViT
 
 GRADIENT_ATTENTION = "gradient x attention"
@@ -25,18 +26,31 @@ def gradient_attention(net: ViT, x: Tensor, classes: Tensor) -> Tensor:
     Returns:
         (B, rows, columns) of the token grid, not negative.
     """
+    relevance = rolled(net, x, classes)  # (B, 1+N, 1+N)
+    rows = relevance[:, 1:, 1:].mean(dim=1) if net.pool == "mean" else relevance[:, 0, 1:]  # (B, N)
+    if net.pool == "mean":
+        rows = rows - 1 / rows.shape[1]  # every patch's own identity is no evidence
+    return rows.clamp(min=0).reshape(len(x), x.shape[-2] // net.patch, x.shape[-1] // net.patch)
+
+
+def clip_attention(net: VideoViT, x: Tensor, classes: Tensor) -> Tensor:
+    """`gradient_attention` of a video ViT without a class token: clips (B, C, T, H, W) -> (B, slices, rows, columns)."""
+    relevance = rolled(net, x, classes)  # (B, N, N)
+    rows = relevance.mean(dim=1) - 1 / relevance.shape[1]
+    return rows.clamp(min=0).reshape(len(x), *net.grid_of(x))
+
+
+def rolled(net: ViT | VideoViT, x: Tensor, classes: Tensor) -> Tensor:
+    """Relevance of every token to every token, rolled through the blocks: (B, N, N), see `gradient_attention`."""
     with torch.inference_mode(False), torch.enable_grad():
         x = x.detach().clone().requires_grad_()
         trace: list[Tensor] = []
         logits = net(x, trace)  # (B, K)
         score = logits.gather(1, classes.clone()[:, None]).sum()  # inference tensors cannot be tracked, clones can
-        gradients: tuple[Tensor, ...] = torch.autograd.grad(score, trace)  # (B, heads, 1+N, 1+N) each
+        gradients: tuple[Tensor, ...] = torch.autograd.grad(score, trace)  # (B, heads, N, N) each
     B, _, N, _ = trace[0].shape
     relevance: Tensor = torch.eye(N, device=x.device).expand(B, N, N)
     for weights, gradient in zip(trace, gradients, strict=True):
-        step = (weights.detach() * gradient).clamp(min=0).mean(dim=1)  # (B, 1+N, 1+N)
+        step = (weights.detach() * gradient).clamp(min=0).mean(dim=1)  # (B, N, N)
         relevance = relevance + step.float() @ relevance
-    rows = relevance[:, 1:, 1:].mean(dim=1) if net.pool == "mean" else relevance[:, 0, 1:]  # (B, N)
-    if net.pool == "mean":
-        rows = rows - 1 / rows.shape[1]  # every patch's own identity is no evidence
-    return rows.clamp(min=0).reshape(B, x.shape[-2] // net.patch, x.shape[-1] // net.patch)
+    return relevance

@@ -17,6 +17,7 @@ Bounds = tuple[int, int, int, int]  # top, left, bottom, right in pixels, half o
 
 LOOKS = 32  # frames that are compared
 CHANGE = 0.006  # standard deviation of a grey value in [0, 1] from which a pixel changes
+FLICKER = 0.06  # and of its mean: bright words in compressed frames change a little
 JOIN = 0.02  # of the frame's longer side: gaps of this size do not part the sector
 LEAST = 0.04  # of the frame: what is smaller is no sector
 WHOLE = 0.9  # of the frame: what is larger is a clip that was cropped before
@@ -32,7 +33,8 @@ def find_sector(frames: Plane, region: Bounds | None = None) -> Mask | None:
     Returns:
         (H, W), convex; all True for a clip that was cropped to the sector before; None where there is none.
     """
-    changes = frames[np.linspace(0, len(frames) - 1, min(LOOKS, len(frames))).astype(int)].std(axis=0) > CHANGE
+    looks = frames[np.linspace(0, len(frames) - 1, min(LOOKS, len(frames))).astype(int)]
+    changes = looks.std(axis=0) > np.maximum(CHANGE, FLICKER * looks.mean(axis=0))
     if region:
         inside = np.zeros_like(changes)
         inside[region[0] : region[2], region[1] : region[3]] = True

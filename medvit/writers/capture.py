@@ -22,6 +22,7 @@ from medvit import NOTICE
 from medvit.image import Fit, Plane
 from medvit.result import Finding, Heatmap, Result, Run
 from medvit.writers import dicom
+from medvit.writers.clip_heat import refuse_clip
 from medvit.writers.heat import overlay
 from medvit.writers.source import Source, open_source
 
@@ -40,6 +41,7 @@ def write_capture(result: Result, folder: Path, run: Run) -> list[Path]:
 
     Nothing is written about a picture, or where there are no findings or pixels.
     """
+    refuse_clip(result)
     source = open_source(result.case) if result.findings and result.read else None
     if source is None or result.read is None:
         return []

@@ -35,6 +35,10 @@ def write_heat(result: Result, folder: Path, run: Run) -> list[Path]:
     """
     if not result.heatmaps or result.read is None:
         return []
+    if result.heatmaps[0].values.ndim == 3:
+        from medvit.writers.clip_heat import write_clip_heat  # it draws with what is below
+
+        return write_clip_heat(result, folder, run)
     pixels = result.read(result.case).pixels
     film = pixels[0] if len(pixels) == 1 else pixels
     probability = {finding.label.name: finding for finding in result.findings}
@@ -74,7 +78,7 @@ def _write_picture(film: Plane, heat: Heatmap, finding: Finding, run: Run, path:
     picture = Pillow.fromarray(overlay(film, heat.fit.to_source(heat.values)))
     caption = f"{heat.label.name} {finding.probability:.2f}   regions that influenced this score   {NOTICE}"
     if picture.height >= CAPTION_MIN_ROWS:
-        _caption(picture, caption)
+        write_caption(picture, caption)
     info = PngInfo()
     info.add_text("Description", f"{caption} Method: {heat.method}.")
     info.add_text("Software", f"{run.system}, medvit {run.version}, weights SHA-256 {run.digest}")
@@ -104,7 +108,7 @@ def overlay(film: Plane, relevance: Plane) -> NDArray[np.uint8]:
     return blended
 
 
-def _caption(picture: Pillow.Image, text: str) -> None:
+def write_caption(picture: Pillow.Image, text: str) -> None:
     """A dark line at the bottom with the text as large as fits."""
     draw = ImageDraw.Draw(picture)
     size = max(picture.height // 40, 9)

@@ -15,6 +15,7 @@ from highdicom.pm import ParametricMap, RealWorldValueMapping
 from medvit.codes import METHODS, file_name
 from medvit.result import Heatmap, Result, Run
 from medvit.writers import dicom
+from medvit.writers.clip_heat import refuse_clip
 from medvit.writers.source import Source, open_source
 
 FIRST_SERIES = 9100  # one series a label: viewers show the first map of a series only
@@ -28,6 +29,7 @@ def write_parametric(result: Result, folder: Path, run: Run) -> list[Path]:
     Raises:
         Unanswered: For a film on no plane, unless the run invents one.
     """
+    refuse_clip(result)
     source = open_source(result.case) if result.heatmaps else None
     if source is None:
         return []
