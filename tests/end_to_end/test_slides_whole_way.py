@@ -21,7 +21,7 @@ SPLITS = ["train"] * 10 + ["val"] * 6 + ["test"] * 6
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with tiny slides, trained on by ``medvit train mil.yaml``."""
     folder = tmp_path_factory.mktemp("slides")
     rows, corners = [], {}
@@ -40,11 +40,11 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def out(work: Path) -> Path:
+def out(lab: Path) -> Path:
     """Its answers to its slides."""
-    done = tiny.medvit("predict", "runs/mil/best.ckpt", "slides", "-o", "out", "--workers", 2, cwd=work)
+    done = tiny.medvit("predict", "runs/mil/best.ckpt", "slides", "-o", "out", "--workers", 2, cwd=lab)
     assert done.code == 0, done.err
-    return work / "out"
+    return lab / "out"
 
 
 def rows_of(path: Path) -> dict[str, dict[str, str]]:
@@ -68,8 +68,8 @@ def test_slides_that_were_never_seen_are_told_apart(out: Path) -> None:
     assert all(told[f"{i:02d}.tif"]["positive"] == str(i % 2) for i in range(16, 22))
 
 
-def test_attention_lies_on_the_tumour(work: Path, out: Path) -> None:
-    x, y = json.loads((work / "corners.json").read_text())["17"]
+def test_attention_lies_on_the_tumour(lab: Path, out: Path) -> None:
+    x, y = json.loads((lab / "corners.json").read_text())["17"]
     best = max(
         tiles_of(case_of(out, "17.tif")), key=lambda t: t["properties"]["measurements"]["medvit: tumour attention"]
     )
@@ -112,7 +112,7 @@ def test_the_record_says_resolution_and_tiles(out: Path) -> None:
     assert origin["tiles"].endswith("of 32 px at 1 um")
 
 
-def test_every_bad_input_is_a_sentence_and_costs_itself_alone(work: Path, out: Path, tmp_path: Path) -> None:
+def test_every_bad_input_is_a_sentence_and_costs_itself_alone(lab: Path, out: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad"
     tiny_slides.write_slide(bad / "good.tif", 17, True)
     tiny_slides.write_slide(bad / "no_mpp.tif", 17, True, None)
@@ -127,7 +127,7 @@ def test_every_bad_input_is_a_sentence_and_costs_itself_alone(work: Path, out: P
     tiny_slides.write_pyramid(bad / "coarse.tif", tiny_slides.draw(17, True)[0], 4.0)
     tiny_slides.write_pyramid(bad / "small.tif", tiny_slides.draw(17, True)[0][:24, :24], 1.0)
     Image.fromarray(tiny_slides.draw(17, True)[0]).save(bad / "picture.png")
-    done = tiny.medvit("predict", work / "runs/mil/best.ckpt", bad, "-o", tmp_path / "out", "--workers", 2, cwd=work)
+    done = tiny.medvit("predict", lab / "runs/mil/best.ckpt", bad, "-o", tmp_path / "out", "--workers", 2, cwd=lab)
     told = rows_of(tmp_path / "out/inputs.csv")
     assert {name: (row["status"], row["reason"]) for name, row in told.items()} == {
         "good.tif": ("ok", ""),
@@ -149,14 +149,14 @@ def test_every_bad_input_is_a_sentence_and_costs_itself_alone(work: Path, out: P
     )
 
 
-def test_a_resolution_that_is_given_makes_slides_and_pictures_answerable(work: Path, tmp_path: Path) -> None:
+def test_a_resolution_that_is_given_makes_slides_and_pictures_answerable(lab: Path, tmp_path: Path) -> None:
     tiny_slides.write_slide(tmp_path / "in/no_mpp.tif", 17, True, None)
     Image.fromarray(tiny_slides.draw(17, True)[0]).save(tmp_path / "in/picture.png")
-    command = ["predict", work / "runs/mil/best.ckpt", tmp_path / "in", "-o", tmp_path / "out", "--workers", 0]
-    assert tiny.medvit(*command, "--mpp", "1.0", cwd=work).code == 0
+    command = ["predict", lab / "runs/mil/best.ckpt", tmp_path / "in", "-o", tmp_path / "out", "--workers", 0]
+    assert tiny.medvit(*command, "--mpp", "1.0", cwd=lab).code == 0
     records = [json.loads(line) for line in (tmp_path / "out/records.jsonl").read_text().splitlines()]
     assert [record["origin"]["mpp_source"] for record in records] == ["default", "default"]
-    done = tiny.medvit(*command, "--resume", "--mpp", "0.5", cwd=work)
+    done = tiny.medvit(*command, "--resume", "--mpp", "0.5", cwd=lab)
     assert done.code == 2 and "another mpp" in done.err
 
 
@@ -167,52 +167,52 @@ def test_a_system_of_films_has_no_use_for_a_resolution(trained, tmp_path: Path) 
     assert done.code == 2 and "--mpp is for systems of slides" in done.err
 
 
-def test_a_killed_run_goes_on_and_ends_as_an_undisturbed_one(work: Path, out: Path) -> None:
+def test_a_killed_run_goes_on_and_ends_as_an_undisturbed_one(lab: Path, out: Path) -> None:
     command = ["predict", "runs/mil/best.ckpt", "slides", "-o", "killed", "--workers", 2]
-    running = tiny.Command(*command, cwd=work)
-    journal = work / "killed/records.jsonl"
+    running = tiny.Command(*command, cwd=lab)
+    journal = lab / "killed/records.jsonl"
     until = time.monotonic() + 60
     while time.monotonic() < until and not (journal.exists() and journal.read_bytes().count(b"\n") >= 3):
         time.sleep(0.01)
     os.kill(running.process.pid or 0, signal.SIGKILL)
     running.process.join()
-    assert tiny.medvit(*command, "--resume", cwd=work).code == 0
+    assert tiny.medvit(*command, "--resume", cwd=lab).code == 0
     for name in ("results.csv",):
-        assert (work / "killed" / name).read_bytes() == (out / name).read_bytes()
+        assert (lab / "killed" / name).read_bytes() == (out / name).read_bytes()
     for file in sorted((out / "cases").rglob("*.*")):
-        assert (work / "killed/cases" / file.relative_to(out / "cases")).read_bytes() == file.read_bytes()
+        assert (lab / "killed/cases" / file.relative_to(out / "cases")).read_bytes() == file.read_bytes()
 
 
-def test_embed_leaves_files_that_trident_reads_and_that_are_learned_from(work: Path) -> None:
-    done = tiny.medvit("embed", "runs/mil/best.ckpt", "slides", "-o", "features", "--workers", 2, cwd=work)
+def test_embed_leaves_files_that_trident_reads_and_that_are_learned_from(lab: Path) -> None:
+    done = tiny.medvit("embed", "runs/mil/best.ckpt", "slides", "-o", "features", "--workers", 2, cwd=lab)
     assert done.code == 0, done.err
-    (folder,) = (work / "features").glob("*x_32px_0px_overlap")
+    (folder,) = (lab / "features").glob("*x_32px_0px_overlap")
     (encoder,) = folder.glob("features_*")
     assert len(list(encoder.glob("*.h5"))) == len(list((folder / "patches").glob("*_patches.h5"))) == len(SPLITS)
     with h5py.File(encoder / "17.h5") as file:
         assert file["features"].shape[1] == 3 * 24 and len(file["features"]) == len(file["coords"])
         power = float(file["coords"].attrs["target_magnification"])
         assert power == pytest.approx(10) and int(file["coords"].attrs["patch_size"]) == 32
-    again = tiny.medvit("embed", "runs/mil/best.ckpt", "slides", "-o", "features", "--resume", "--json", cwd=work)
+    again = tiny.medvit("embed", "runs/mil/best.ckpt", "slides", "-o", "features", "--resume", "--json", cwd=lab)
     assert json.loads(again.out)["ok"] == len(SPLITS)
     learned = tiny.medvit(
-        "train", "mil.yaml", f"data.features={encoder}", "trainer.max_epochs=1", "-o", "runs/imported", cwd=work
+        "train", "mil.yaml", f"data.features={encoder}", "trainer.max_epochs=1", "-o", "runs/imported", cwd=lab
     )
     assert learned.code == 0, learned.err
-    assert not (work / "runs/imported/features").exists()
+    assert not (lab / "runs/imported/features").exists()
 
 
-def test_features_of_another_encoder_are_refused_by_name(work: Path) -> None:
-    made = tiny.medvit("train", "pre.yaml", "seed=9", "-o", "runs/other_pre", cwd=work)
+def test_features_of_another_encoder_are_refused_by_name(lab: Path) -> None:
+    made = tiny.medvit("train", "pre.yaml", "seed=9", "-o", "runs/other_pre", cwd=lab)
     assert made.code == 0, made.err
-    assert tiny.medvit("embed", "runs/other_pre/best.ckpt", "slides", "-o", "other", "--workers", 0, cwd=work).code == 0
-    (encoder,) = (work / "other").glob("*/features_*")
-    done = tiny.medvit("train", "mil.yaml", f"data.features={encoder}", "-o", "runs/refused", cwd=work)
+    assert tiny.medvit("embed", "runs/other_pre/best.ckpt", "slides", "-o", "other", "--workers", 0, cwd=lab).code == 0
+    (encoder,) = (lab / "other").glob("*/features_*")
+    done = tiny.medvit("train", "mil.yaml", f"data.features={encoder}", "-o", "runs/refused", cwd=lab)
     assert done.code == 2
     assert "another weights of the encoder" in done.err and "has features; the warnings above say why" in done.err
 
 
-def test_nothing_that_is_written_or_said_names_a_patient(work: Path, out: Path) -> None:
+def test_nothing_that_is_written_or_said_names_a_patient(lab: Path, out: Path) -> None:
     texts = [path for path in out.rglob("*") if path.suffix in (".csv", ".json", ".jsonl", ".html")]
     assert texts and not any(tiny.SECRET in path.read_text() for path in texts)
     assert Counter(row["status"] for row in tiny.read_rows(out / "inputs.csv")) == {"ok": len(SPLITS)}
