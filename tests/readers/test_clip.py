@@ -2,13 +2,12 @@ import struct
 from pathlib import Path
 from typing import Any
 
-import clips
 import numpy as np
 import pytest
-from clips import scan, write_sound, write_us, write_video
 from pydicom.dataset import Dataset
 from pydicom.pixels.processing import convert_color_space
 from pydicom.uid import JPEGBaseline8Bit
+from tiny_clips import scan, sector, write_sound, write_us, write_video
 
 from medvit import budgets
 from medvit.errors import Unanswered
@@ -27,7 +26,7 @@ def refused(path: Path) -> tuple[str, str]:
 def test_a_grey_clip_comes_as_stored_with_its_rate_and_without_the_text_outside_the_sector(tmp_path: Path) -> None:
     frames = scan()
     image = read_clip(write_us(tmp_path / "a.dcm", frames))
-    inside = clips.sector()
+    inside = sector()
     assert image.pixels.shape == (1, 8, 96, 128)
     assert image.pixels.dtype == np.float32
     kept = image.pixels[0][:, inside] == (frames / np.float32(255))[:, inside]
@@ -96,7 +95,7 @@ def test_the_regions_of_the_header_bound_the_sector_and_give_the_spacing(tmp_pat
 def test_a_video_is_decoded_to_its_last_frame(tmp_path: Path, name: str) -> None:
     frames = scan(20)
     image = read_clip(write_video(tmp_path / name, frames))
-    inside = clips.sector()
+    inside = sector()
     assert image.pixels.shape == (1, 20, 96, 128)
     assert np.abs(image.pixels[0][:, inside] - frames[:, inside] / 255).mean() < 0.05
     assert image.origin["rate"] == "20 frames a second of the file"
@@ -136,7 +135,7 @@ def test_jpeg_frames_are_decoded(tmp_path: Path) -> None:
     clip.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
     clip.save_as(path)
     image = read_clip(path)
-    inside = clips.sector()
+    inside = sector()
     assert np.abs(image.pixels[0][:, inside] - frames[:, inside] / 255).mean() < 0.02
 
 
@@ -222,7 +221,7 @@ def test_the_sector_is_found_within_text_clock_and_noise() -> None:
     frames += np.random.default_rng(2).normal(0, 0.001, frames.shape).astype(np.float32)
     found = find_sector(frames)
     assert found is not None
-    wanted = clips.sector()
+    wanted = sector()
     assert (found & wanted).sum() / (found | wanted).sum() > 0.9
     assert all(abs(a - b) <= 4 for a, b in zip(bounds(found), bounds(wanted), strict=True))
 

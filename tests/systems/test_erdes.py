@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_clips
 import torch
 from PIL import Image as Pillow
 from tiny import medvit, read_rows
 
-import clips
 from medvit.case import Case
 from medvit.data.batch import Batch
 from medvit.data.clip_tables import CLASSES, DETACHMENT, MACULA, TASKS, read_clips
@@ -103,7 +103,7 @@ def test_positive_findings_have_maps_in_space_and_time(net: str) -> None:
     torch.manual_seed(0)
     system = ERDES(**(VIT if net == "video_vit" else TINY)).eval()  # type: ignore[arg-type]
     system.thresholds.zero_()
-    frames = clips.scan(12).astype(np.float32) / 255
+    frames = tiny_clips.scan(12).astype(np.float32) / 255
     sample = system.sample(image_of(frames), Case("a", "US", ()))
     with torch.inference_mode():
         (result,) = system.predict_step(Batch([sample]))
@@ -144,7 +144,7 @@ def test_it_learns_a_handful_of_clips(net: str) -> None:
     system = ERDES(**(VIT if net == "video_vit" else TINY)).train()  # type: ignore[arg-type]
     samples = []
     for i in range(8):
-        frames = clips.scan(12, seed=i).astype(np.float32) / 255
+        frames = tiny_clips.scan(12, seed=i).astype(np.float32) / 255
         if i % 2:
             frames[:, 40:44, 50:80] = 1.0
         case = Case(str(i), "US", (), {DETACHMENT: float(i % 2)})
@@ -233,10 +233,10 @@ def test_a_frame_is_as_important_as_its_part_of_the_map() -> None:
 def write_table(folder: Path) -> Path:
     rows: list[tuple[object, ...]] = [("path", "patient_id", "split", DETACHMENT, MACULA)]
     for index, split in enumerate(["train"] * 8 + ["val"] * 4):
-        frames = clips.scan(8, seed=index)
+        frames = tiny_clips.scan(8, seed=index)
         if index % 2:
             frames[:, 40:44, 50:80] = 255
-        clips.write_us(folder / f"clips/{index}.dcm", frames)
+        tiny_clips.write_us(folder / f"clips/{index}.dcm", frames)
         rows.append((f"clips/{index}.dcm", f"P{index}", split, index % 2, index // 2 % 2 if index % 2 else ""))
     with (folder / "cases.csv").open("w", newline="") as file:
         csv.writer(file).writerows(rows)
@@ -255,11 +255,11 @@ def test_the_commands_train_and_answer_clips_with_film_and_numbers(tmp_path: Pat
     )
     done = medvit("train", "a.yaml", cwd=work)
     assert done.code == 0, done.err
-    clips.write_video(work / "clips/truncated.avi", clips.scan(40))
+    tiny_clips.write_video(work / "clips/truncated.avi", tiny_clips.scan(40))
     content = (work / "clips/truncated.avi").read_bytes()
     (work / "clips/truncated.avi").write_bytes(content[: len(content) // 2])
-    clips.write_us(work / "clips/still.dcm", clips.scan(1))
-    clips.write_video(work / "clips/whole.mp4", clips.scan(9))
+    tiny_clips.write_us(work / "clips/still.dcm", tiny_clips.scan(1))
+    tiny_clips.write_video(work / "clips/whole.mp4", tiny_clips.scan(9))
     done = medvit(
         "predict", "runs/a/best.ckpt", "clips", "-o", "out", "--workers", "1", "--write", "heat,sc,pm", cwd=work
     )
