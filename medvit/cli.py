@@ -62,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
     _add_predict(verbs)
     _add_embed(verbs)
     _add_probe(verbs)
+    _add_review(verbs)
     _add_pull(verbs)
     _add_push(verbs)
     _add_show(verbs)
@@ -297,6 +298,28 @@ def _told(options: argparse.Namespace, counts: dict[str, int]) -> int:
     if not counts["ok"] and not counts["skipped"]:
         return NOTHING
     return PARTLY if counts["rejected"] or counts["failed"] else DONE
+
+
+def _add_review(verbs: Any) -> None:
+    verb = _verb(
+        verbs, "review", review, "Look at answers in the browser and decide about them; or check what was decided."
+    )
+    verb.add_argument("out", nargs="+", type=Path, metavar="OUT", help="folders that `medvit predict` wrote")
+    verb.add_argument("--verify", action="store_true", help="check the log of decisions and end")
+    verb.add_argument("--head", default="", metavar="COUNT:HASH", help="what the log must hold, as an export said")
+    verb.add_argument("--json", action="store_true", help="print the check as JSON")
+
+
+def review(options: argparse.Namespace) -> int:
+    """``medvit review``."""
+    from apps.review.verify import verify
+
+    verdicts = {str(out): verify(out, options.head) for out in options.out}
+    if options.json:
+        print(json.dumps({out: verdict._asdict() for out, verdict in verdicts.items()}))
+    for out, (rows, head, faults) in () if options.json else verdicts.items():
+        print(*faults, f"{out}: {rows} rows, {'whole' if not faults else 'NOT whole'}, head {rows}:{head}", sep="\n")
+    return NOTHING if any(verdict.faults for verdict in verdicts.values()) else DONE
 
 
 def _add_pull(verbs: Any) -> None:
