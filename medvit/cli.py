@@ -304,7 +304,20 @@ def _add_review(verbs: Any) -> None:
     verb = _verb(
         verbs, "review", review, "Look at answers in the browser and decide about them; or check what was decided."
     )
-    verb.add_argument("out", nargs="+", type=Path, metavar="OUT", help="folders that `medvit predict` wrote")
+    verb.add_argument(
+        "out", nargs="+", type=Path, metavar="OUT", help="folders that `medvit predict` wrote or is writing"
+    )
+    verb.add_argument(
+        "--inputs", action="append", default=[], type=Path, metavar="FOLDER", help="where relative paths start"
+    )
+    verb.add_argument("--blind", action="store_true", help="decide first, then see what the AI says")
+    verb.add_argument("--readers", type=int, default=1, metavar="N", help="how many readers a case is for (1)")
+    verb.add_argument("--reviewers", default="", metavar="A,B", help="who gets a link beside you")
+    verb.add_argument("--show-identity", action="store_true", help="show patients' names and numbers")
+    verb.add_argument("--address", default="127.0.0.1", help="where to listen (127.0.0.1); another one needs --login")
+    verb.add_argument("--port", type=int, default=8501, help="where to listen (8501)")
+    verb.add_argument("--login", type=Path, metavar="FILE", help="a TOML file that says how people log in (OIDC)")
+    verb.add_argument("--workers", type=int, default=2, help="guarded processes that open pictures (2)")
     verb.add_argument("--verify", action="store_true", help="check the log of decisions and end")
     verb.add_argument("--head", default="", metavar="COUNT:HASH", help="what the log must hold, as an export said")
     verb.add_argument("--json", action="store_true", help="print the check as JSON")
@@ -312,6 +325,29 @@ def _add_review(verbs: Any) -> None:
 
 def review(options: argparse.Namespace) -> int:
     """``medvit review``."""
+    if options.verify:
+        return _verified(options)
+    if options.readers < 1 or options.workers < 1:
+        raise MedvitError("--readers and --workers must be at least 1.")
+    try:
+        from apps.review import serve
+    except ModuleNotFoundError as error:
+        raise MedvitError(f"The app needs {error.name}. Install it by `pip install medvit[app]`.") from error
+    from apps.review.desk import Settings
+
+    settings = Settings(
+        tuple(str(out) for out in options.out),
+        tuple(str(base.resolve()) for base in options.inputs),
+        options.blind,
+        options.readers,
+        options.show_identity,
+        options.workers,
+    )
+    serve.start(settings, _words(options.reviewers), options.address, options.port, options.login)
+    return DONE
+
+
+def _verified(options: argparse.Namespace) -> int:
     from apps.review.verify import verify
 
     verdicts = {str(out): verify(out, options.head) for out in options.out}

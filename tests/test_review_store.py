@@ -206,7 +206,7 @@ def test_a_backup_is_a_whole_log_of_its_own(tmp_path):
 
 def test_what_cannot_be_written_is_a_sentence(tmp_path):
     with pytest.raises(MedvitError, match="too long"):
-        Store(tmp_path).append("anna", "decision", "a" * 16, "Mass", {"note": "x" * 5000})
+        Store(tmp_path).append("anna", "decision", "a" * 16, "Mass", {"note": "x" * 300_000})
     with pytest.raises(MedvitError, match="needs a reviewer"):
         Store(tmp_path).append("", "decision")
     (tmp_path / "file").write_text("in the way")

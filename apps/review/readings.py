@@ -18,10 +18,16 @@ class Decision(NamedTuple):
     entry: Entry
     verdict: str
     reading: str
-    note: str
-    corrected: str
     blind: bool
     seconds: float
+    visit: str
+
+
+class Remark(NamedTuple):
+    """What a reviewer wrote about a finding: free text, and the finding that it should have been."""
+
+    note: str = ""
+    corrected: str = ""
 
 
 def decision(entry: Entry) -> Decision:
@@ -31,10 +37,9 @@ def decision(entry: Entry) -> Decision:
         entry,
         str(said.get("verdict", "")),
         str(said.get("reading", "")),
-        str(said.get("note", "")),
-        str(said.get("corrected", "")),
         bool(said.get("blind", False)),
         float(said.get("seconds", 0.0)),
+        str(said.get("visit", "")),
     )
 
 
@@ -61,6 +66,8 @@ class Board:
         self._seen = 0
         self._rows: dict[str, dict[str, dict[str, list[Entry]]]] = {}  # case, reviewer, finding
         self._shown: set[tuple[str, str]] = set()
+        self._remarks: dict[tuple[str, str, str], Remark] = {}
+        self._visits: dict[tuple[str, str], dict[str, float]] = {}
 
     def refresh(self) -> "Board":
         """Read what was written since; returns itself."""
@@ -73,8 +80,16 @@ class Board:
     def _take(self, entry: Entry) -> None:
         if entry.kind == "shown":
             self._shown.add((entry.case, entry.reviewer))
+        elif entry.kind == "note":
+            said = entry.said
+            remark = Remark(str(said.get("note", "")), str(said.get("corrected", "")))
+            self._remarks[entry.case, entry.reviewer, entry.finding] = remark
         if entry.kind not in ("decision", "undo"):
             return
+        if entry.kind == "decision":
+            made = decision(entry)
+            visits = self._visits.setdefault((entry.case, entry.reviewer), {})
+            visits[made.visit] = max(visits.get(made.visit, 0.0), made.seconds)
         rows = self._rows.setdefault(entry.case, {}).setdefault(entry.reviewer, {}).setdefault(entry.finding, [])
         if entry.kind == "decision":
             rows.append(entry)
@@ -96,6 +111,14 @@ class Board:
     def was_shown(self, case: str, reviewer: str) -> bool:
         """Whether the reviewer has asked for the AI's answer about the case."""
         return (case, reviewer) in self._shown
+
+    def remark(self, case: str, reviewer: str, finding: str) -> Remark:
+        """What the reviewer wrote last about a finding."""
+        return self._remarks.get((case, reviewer, finding), Remark())
+
+    def seconds(self, case: str, reviewer: str) -> float:
+        """How long the reviewer looked at the case until the last decision, all visits together."""
+        return sum(self._visits.get((case, reviewer), {}).values())
 
     def everything(self) -> list[tuple[str, str, str, Decision]]:
         """Every standing decision: case, reviewer, finding, decision."""

@@ -22,8 +22,8 @@ FOLDER = "review"  # in the run's folder
 DATABASE, HEADS = "decisions.sqlite", "heads.txt"
 PATIENCE_S = 30.0  # that a writer waits for others
 START = "0" * 64  # the hash before the first row
-KINDS = ("decision", "undo", "opened", "shown", "mask", "export", "entered")
-LONGEST = 4_000  # characters of a body; a note has at most 2,000
+KINDS = ("decision", "undo", "note", "opened", "shown", "mask", "export", "entered")
+LONGEST = 200_000  # characters of a body, which may hold the outline of a mask
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS log (
@@ -124,7 +124,7 @@ class Store:
             raise MedvitError(f"A row needs a reviewer and one of {', '.join(KINDS)}, not {reviewer!r} and {kind!r}.")
         text = json.dumps(dict(body or {}), sort_keys=True, separators=(",", ":"))
         if len(text) > LONGEST:
-            raise MedvitError("The note is too long to be kept. Shorten it to 2,000 characters.")
+            raise MedvitError("This is too long to be kept. Shorten it.")
         with self._open() as base:
             base.execute("BEGIN IMMEDIATE")  # from here on nobody else writes
             if after is not None:

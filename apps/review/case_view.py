@@ -1,0 +1,305 @@
+"""One case on one screen: the picture, what the AI says, what the reader decides."""
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+
+from apps.review import decide
+from apps.review.decide import shown
+from apps.review.readings import WORDS, Decision
+from apps.review.runs import NONE, Row, Run
+from apps.review.viewers import viewer
+
+if TYPE_CHECKING:
+    from apps.review.shell import Visit
+
+HEIGHT = "calc(100vh - 218px)"
+AI_KEYS = (("accept", "✓ Accept", "A"), ("reject", "✗ Reject", "X"), ("uncertain", "? Uncertain", "U"))
+BLIND_KEYS = (("present", "Present", "Y"), ("absent", "Absent", "X"), ("uncertain", "? Uncertain", "U"))
+NOTHING = "nothing"
+
+
+def show(visit: "Visit") -> None:
+    """The page."""
+    run, row = visit.desk.case(st.query_params.get("run", ""), st.query_params.get("case", ""))
+    board = visit.desk.boards[run.key].refresh()
+    _opened(visit, run, row)
+    queue, place = _queue(visit, run, row)
+    hidden = visit.settings.blind and not board.was_shown(row.case, visit.person.name)
+    standing = board.of(row.case, visit.person.name)
+    finding = _chosen(run, row, standing, hidden)
+    _line(visit, run, row, queue, place)
+    left, right = st.columns([2, 1], gap="small")
+    with left:
+        _picture(visit, run, row, finding, hidden, queue, place)
+    with right:
+        _panel(visit, run, row, finding, standing, hidden)
+
+
+def _opened(visit: "Visit", run: Run, row: Row) -> None:
+    """Start the clock of a case and note that it was looked at, once a visit."""
+    opened = st.session_state.setdefault("opened", {})
+    key = f"{run.key} {row.case}"
+    if key not in opened:
+        opened[key] = time.monotonic()
+        decide.write(visit, run, "opened", row.case, "", {"visit": st.session_state.get("visit", "")}, None)
+    if st.session_state.get("here") != key:
+        st.session_state["here"] = key
+        opened[key] = time.monotonic()
+        for name in ("chosen", "advance"):
+            st.session_state.pop(name, None)
+
+
+def _queue(visit: "Visit", run: Run, row: Row) -> tuple[list[tuple[str, str]], int]:
+    """The list that next and previous go through, and where in it this case stands."""
+    queue = st.session_state.get("queue")
+    here = (run.key, row.case)
+    if not queue or here not in queue:
+        from apps.review.worklist import Chosen, lines
+
+        found = lines(visit.desk.runs, visit.desk.boards, Chosen((run.key,)), visit.person.name, visit.settings.blind)
+        queue = [(line.run.key, line.row.case) for line in found]
+        st.session_state["queue"] = queue
+    return queue, queue.index(here) if here in queue else 0
+
+
+def _names(run: Run, row: Row, hidden: bool) -> list[str]:
+    """The findings in the order of the panel: what is asked about first; alphabetical where the AI's answer is hidden."""
+    if hidden:
+        return list(run.wanted(row, True))
+    wanted = run.wanted(row, False)
+    rest = sorted((said for said in row.said if said.label not in wanted), key=lambda said: -said.probability)
+    first = sorted(wanted, key=lambda name: -(row.finding(name) or row.said[0]).probability)
+    return [*first, *(said.label for said in rest)]
+
+
+def _chosen(run: Run, row: Row, standing: Mapping[str, Decision], hidden: bool) -> str:
+    """The finding that keys are about: the one chosen, and after a decision the next that is still open."""
+    names = _names(run, row, hidden)
+    wanted = run.wanted(row, hidden)
+    chosen = st.session_state.get("chosen")
+    if st.session_state.pop("advance", False) or chosen not in names:
+        chosen = next(
+            (name for name in names if name in wanted and name not in standing), chosen if chosen in names else names[0]
+        )
+    st.session_state["chosen"] = chosen
+    return str(chosen)
+
+
+def _line(visit: "Visit", run: Run, row: Row, queue: list[tuple[str, str]], place: int) -> None:
+    """Which case this is, and the way to its neighbours."""
+    from apps.review.shell import go, plain
+
+    facts = visit.desk.facts(run.key, row.case)
+    identity = " · ".join(f"{plain(said)} {plain(text)}" for said, text in facts.get("identity", {}).items())
+    columns = st.columns([7, 1.3, 1.2, 0.8], vertical_alignment="center")
+    columns[0].html(
+        f'<div class="medvit-line" data-testid="case-line"><b>case {plain(row.case)}</b> · {plain(_what(run, row, facts))}'
+        f" · {plain(side(facts))} · {plain(series(row, facts))} · {plain(spacing(row))}"
+        + (f'<br><span class="soft">{identity}</span>' if identity else "")
+        + "</div>"
+    )
+    for column, step, said, key in ((columns[1], -1, "◂ Previous", "K"), (columns[2], 1, "Next ▸", "J")):
+        there = place + step
+        inside = 0 <= there < len(queue)
+        where = dict(zip(("run", "case"), queue[there], strict=True)) if inside else {}
+        column.button(said, key=f"step{step}", shortcut=key, on_click=go, kwargs={"view": "case", **where}, disabled=not inside,
+                      width="stretch", help="previous case" if step < 0 else "next case")  # fmt: skip
+    columns[3].html(f'<div class="medvit-line soft" style="text-align:right">{place + 1} of {len(queue)}</div>')
+
+
+def _what(run: Run, row: Row, facts: Mapping[str, Any]) -> str:
+    kind = run.kind(row)
+    return " ".join(
+        part
+        for part in (row.modality or kind, str(facts.get("ViewPosition", "")), str(facts.get("BodyPartExamined", "")))
+        if part
+    )
+
+
+def side(facts: Mapping[str, Any]) -> str:
+    """The side that the header names, in words; that it names none is said too."""
+    found = str(facts.get("ImageLaterality") or facts.get("Laterality") or "")
+    words = {"R": "right", "L": "left", "B": "both sides", "U": "unpaired"}
+    told = f"laterality: {words.get(found, found)}" if found else "no laterality in the header"
+    towards = str(facts.get("PatientOrientation", ""))[:1]
+    return f"{told}, right edge is the patient's {words[towards]}" if towards in ("L", "R") else told
+
+
+def series(row: Row, facts: Mapping[str, Any]) -> str:
+    """Which series and image it is, by number and the end of its UID."""
+    uid = row.header.get("series_uid", "")
+    if not uid:
+        return "no series: not DICOM"
+    numbers = " ".join(
+        f"{said} {facts[name]}"
+        for said, name in (("no.", "SeriesNumber"), ("image", "InstanceNumber"))
+        if name in facts
+    )
+    return f"series …{uid[-8:]} {numbers}".strip()
+
+
+def spacing(row: Row) -> str:
+    """Where the size of a pixel comes from, or that nothing can be measured."""
+    if row.origin.get("mpp"):
+        return f"{row.origin['mpp']} µm a pixel"
+    found = row.origin.get("spacing", "")
+    return "no spacing" if not found or found.startswith("none") else f"spacing of {found}"
+
+
+def _picture(
+    visit: "Visit", run: Run, row: Row, finding: str, hidden: bool, queue: list[tuple[str, str]], place: int
+) -> None:
+    kind = run.kind(row)
+    name = "slide" if kind == "smear" else kind
+    here = f"{run.key}/{row.case}"
+    following = queue[place + 1] if place + 1 < len(queue) else None
+    ahead = ""
+    if following and following[0] == run.key and kind in ("film", "clip"):
+        ahead = f"/review/{kind}/{following[0]}/{following[1]}"
+    facts = visit.desk.facts(run.key, row.case)
+    data = {
+        "case": row.case, "film": f"/review/film/{here}", "clip": f"/review/clip/{here}", "slide": f"/review/slide/{here}",
+        "slices": f"/review/slices/{here}", "tile": f"/review/tile/{here}", "heat": f"/review/heat/{here}",
+        "tiles": f"/review/tiles/{here}",
+        "finding": finding, "hidden": hidden, "kind": kind, "next": ahead, "side": side(facts), "height": HEIGHT,
+        "about": "AI unverified · research use only",
+    }  # fmt: skip
+    other = _beside(run, row) if kind == "film" else None
+    if other is None:
+        viewer(name, f"viewer_{name}", data)
+        return
+    one, two = st.columns(2, gap="small")
+    with one:
+        viewer(name, f"viewer_{name}", data)
+    with two:
+        there = f"{run.key}/{other.case}"
+        beside = {**data, "case": other.case, "film": f"/review/film/{there}", "heat": f"/review/heat/{there}", "next": "",
+                  "side": f"beside: {other.case[:8]}… {side(visit.desk.facts(run.key, other.case))}"}  # fmt: skip
+        viewer(name, "viewer_beside", beside)
+
+
+def _beside(run: Run, row: Row) -> Row | None:
+    """Another film of the same study, where the reader wants it beside this one."""
+    study = row.header.get("study_uid", "")
+    others = [
+        one for one in run.rows.values() if study and one.header.get("study_uid") == study and one.case != row.case
+    ]
+    if not others:
+        return None
+    names = {f"{place + 1}: {one.case[:8]}…": one for place, one in enumerate(others)}
+    wanted = st.segmented_control("Beside it", list(names), key="beside", label_visibility="collapsed")
+    return names.get(str(wanted)) if wanted else None
+
+
+def _panel(visit: "Visit", run: Run, row: Row, finding: str, standing: Mapping[str, Decision], hidden: bool) -> None:
+    """Findings, the keys, and what was written."""
+    board = visit.desk.boards[run.key]
+    others = _others(visit, run, row, standing, hidden)
+    rows = [
+        _finding(visit, run, row, name, standing.get(name), name == finding, hidden, others)
+        for name in _names(run, row, hidden)
+    ]
+    data = {"rows": rows, "blind": hidden, "others": bool(others), "height": "min(330px, calc(100vh - 470px))"}
+    result = viewer("findings", "findings", data, on_choose_change=lambda: None)
+    if result.choose and result.choose["finding"] != finding:
+        st.session_state["chosen"] = result.choose["finding"]
+        st.rerun()
+    latest = visit.desk.stores[run.key].latest(visit.person.name, row.case, finding)
+    after = latest.seq if latest else 0
+    st.html(f'<div class="medvit-line" data-testid="about"><b>{shown(finding)}</b></div>')
+    columns = st.columns(3, gap="small")
+    for column, (what, said, key) in zip(columns, BLIND_KEYS if hidden else AI_KEYS, strict=True):
+        column.button(said, key=f"do_{what}", shortcut=key, on_click=decide.decide, width="stretch",
+                      args=(visit, run, row, finding, what, standing.get(finding), after))  # fmt: skip
+    columns = st.columns(3, gap="small")
+    columns[0].button("Undo", key="undo", shortcut="Z", on_click=decide.undo, width="stretch",
+                      args=(visit, run, row, standing.get(finding), finding, after))  # fmt: skip
+    if hidden:
+        _reveal(visit, run, row, standing, columns[1], columns[2])
+    _remark(visit, run, row, finding)
+    _told(board.seconds(row.case, visit.person.name))
+
+
+def _finding(
+    visit: "Visit", run: Run, row: Row, name: str, made: Decision | None, chosen: bool, hidden: bool,
+    others: Mapping[str, Mapping[str, Decision]],
+) -> dict[str, Any]:  # fmt: skip
+    said = row.finding(name)
+    board = visit.desk.boards[run.key]
+    word = (made.reading if made.blind or hidden else made.verdict) if made else ""
+    sign = {"present": "accept", "absent": "reject"}.get(word, word)
+    told: dict[str, Any] = {
+        "name": name, "shown": shown(name), "chosen": chosen, "verdict": WORDS.get(word, word), "sign": sign,
+        "note": bool(board.remark(row.case, visit.person.name, name).note), "positive": False, "probability": None,
+        "others": ", ".join(f"{who}: {of[name].reading}" for who, of in others.items() if name in of),
+    }  # fmt: skip
+    if said and not hidden:
+        told |= {"positive": said.positive or name == NONE, "title": f"{said.code} {name}"}
+        if name != NONE:
+            told |= {"probability": said.probability, "threshold": said.threshold}
+    return told
+
+
+def _others(
+    visit: "Visit", run: Run, row: Row, standing: Mapping[str, Decision], hidden: bool
+) -> dict[str, dict[str, Decision]]:
+    """What others decided: shown once the reader has decided about everything that was asked."""
+    if hidden or any(name not in standing for name in run.wanted(row, visit.settings.blind)):
+        return {}
+    everybody = visit.desk.boards[run.key].by_reviewer(row.case)
+    return {who: said for who, said in everybody.items() if who != visit.person.name}
+
+
+def _reveal(visit: "Visit", run: Run, row: Row, standing: Mapping[str, Decision], rest: Any, answer: Any) -> None:
+    """The two keys of a blind reader: all the rest is absent, and: show what the AI says."""
+    left = [name for name in run.wanted(row, True) if name not in standing]
+    rest.button("Rest absent", key="rest", shortcut="B", on_click=_rest, args=(visit, run, row, left), disabled=not left,
+                width="stretch")  # fmt: skip
+    answer.button("Show the AI", key="reveal", shortcut="S", on_click=_shown, args=(visit, run, row), disabled=bool(left),
+                  width="stretch", help="once you have decided about every finding")  # fmt: skip
+
+
+def _rest(visit: "Visit", run: Run, row: Row, left: list[str]) -> None:
+    for name in left:
+        decide.decide(visit, run, row, name, "absent", None, 0)
+
+
+def _shown(visit: "Visit", run: Run, row: Row) -> None:
+    decide.write(visit, run, "shown", row.case, "", {"seconds": decide.elapsed(run, row)}, None)
+
+
+def _remark(visit: "Visit", run: Run, row: Row, finding: str) -> None:
+    """A note and a corrected label; kept when the field is left."""
+    board = visit.desk.boards[run.key]
+    before = board.remark(row.case, visit.person.name, finding)
+    place = f"{run.key}_{row.case}_{finding}"
+    labels = [NOTHING, *(said.label for said in row.said if said.label != finding)]
+
+    def keep() -> None:
+        note = str(st.session_state.get(f"note_{place}") or "")
+        corrected = str(st.session_state.get(f"corrected_{place}") or NOTHING)
+        decide.remark(visit, run, row, finding, note, "" if corrected == NOTHING else corrected)
+
+    st.text_input(
+        "Note (N)",
+        before.note,
+        key=f"note_{place}",
+        on_change=keep,
+        max_chars=2000,
+        placeholder="kept when you leave the field",
+    )
+    index = labels.index(before.corrected) if before.corrected in labels else 0
+    st.selectbox("It should be", labels, index, key=f"corrected_{place}", on_change=keep, format_func=shown)
+
+
+def _told(seconds: float) -> None:
+    told = st.session_state.pop("told", None)
+    if told:
+        (st.warning if told[1] else st.info)(told[0])
+    st.html(
+        '<div class="medvit-line soft">J K next, previous · 1–9 choose · A X U decide · Z undo · N note · I invert · H map · '
+        f"[ ] opacity · 0 fit{f' · {seconds:.0f} s on this case' if seconds else ''}</div>"
+    )

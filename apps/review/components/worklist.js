@@ -1,0 +1,45 @@
+// The worklist: a row a case. Clicking a row, or Enter on it, opens the case; arrows move between rows.
+export default (component) => mounted(component, (root) => {
+  const state = {};
+  const open = (one) => state.component.setTriggerValue("open", { run: one.run, case: one.case, nonce: Date.now() });
+  const grid = "48px 150px 64px minmax(120px,1fr) 150px 92px 110px 110px";
+  state.update = (data) => {
+    const text = JSON.stringify(data);
+    if (text === state.text) return;
+    state.text = text;
+    const box = element("div", "rows"); box.setAttribute("role", "grid"); box.style.maxHeight = data.height || "calc(100vh - 265px)";
+    const head = element("div", "row head"); head.style.gridTemplateColumns = grid;
+    for (const name of ["", "case", "kind", data.blind ? "" : "strongest finding", data.blind ? "" : "probability · threshold", data.blind ? "" : "unlike training", "your state", "readers"]) head.append(element("span", "", name));
+    box.append(head);
+    for (const one of data.rows || []) box.append(row(one));
+    if (!(data.rows || []).length) { const none = element("div", "row soft", data.empty || ""); none.style.cursor = "default"; box.append(none); }
+    root.replaceChildren(box);
+    root.dataset.rows = (data.rows || []).length;
+  };
+  function row(one) {
+    const line = element("div", "row"); line.style.gridTemplateColumns = grid; line.tabIndex = 0;
+    line.setAttribute("role", "row"); line.dataset.case = one.case; line.setAttribute("aria-selected", one.here ? "true" : "false");
+    const picture = element("img"); picture.loading = "lazy"; picture.alt = ""; picture.width = 44; picture.height = 34;
+    picture.style.cssText = "object-fit:contain;background:#000;border-radius:3px"; picture.src = one.thumbnail;
+    picture.onerror = () => { picture.style.visibility = "hidden"; };
+    const name = element("span", "cut"); name.append(element("span", "mono", one.case)); if (one.run_name) name.append(element("div", "soft cut", one.run_name));
+    const finding = element("span", "cut");
+    if (one.finding) { finding.append(element("span", one.positive ? "strong" : "soft", one.finding)); if (one.more) finding.append(element("span", "soft", ` + ${one.more} more`)); }
+    const chance = element("span");
+    if (one.finding) {
+      const said = element("div", "", `${one.probability.toFixed(2)} `); said.append(element("span", one.positive ? "strong" : "soft", one.positive ? "▲ " : ""), element("span", "soft", `(${one.threshold.toFixed(2)})`));
+      const track = element("div", "track"), fill = element("div", `fill${one.positive ? " positive" : ""}`), tick = element("div", "tick");
+      fill.style.width = `${100 * one.probability}%`; tick.style.left = `${100 * one.threshold}%`; track.append(fill, tick); chance.append(said, track);
+    }
+    const ood = element("span", "soft", one.ood); ood.title = one.ood_said || "";
+    line.append(picture, name, element("span", "soft", one.kind), finding, chance, ood, element("span", one.state === "read" ? "accept" : one.state === "open" ? "" : "soft", one.state_said), element("span", "soft", one.readers));
+    line.onclick = () => open(one);
+    line.onkeydown = (event) => {
+      if (event.key === "Enter" || event.key === " ") { event.preventDefault(); open(one); }
+      if (event.key === "ArrowDown" && line.nextSibling) { event.preventDefault(); line.nextSibling.focus(); }
+      if (event.key === "ArrowUp" && line.previousSibling && line.previousSibling.tabIndex === 0) { event.preventDefault(); line.previousSibling.focus(); }
+    };
+    return line;
+  }
+  return state;
+});

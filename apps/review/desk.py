@@ -1,0 +1,203 @@
+"""What all sessions share: runs, what was decided about them, workers that open pictures. It holds nobody's state."""
+
+import functools
+import json
+from collections.abc import Mapping
+from concurrent.futures import Future
+from pathlib import Path
+from threading import Lock
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from apps.review.pictures import duties
+from apps.review.readings import Board
+from apps.review.runs import Row, Run, locate
+from apps.review.store import Store
+from medvit.budgets import MIB
+from medvit.codes import file_name
+from medvit.errors import MedvitError, Rejected
+from medvit.guard import Pool, Reply
+
+KEPT_BYTES = 384 * MIB  # of pictures that are kept for the next look
+SCALE_FROM = 64  # heat maps of a finding that its common scale is taken from
+FAINT = 0.6  # of a map's values below this quantile nothing is shown
+
+
+class Settings(NamedTuple):
+    """How the app was started; plain values, since they travel as Streamlit's secrets.
+
+    Args:
+        folders: Folders of runs.
+        bases: Folders that relative paths of inputs may start from.
+        blind: Whether a reader decides before the AI's answer is shown.
+        readers: How many readers a case is for.
+        show_identity: Whether patients' names are shown.
+        workers: Processes that open pictures; 0 opens them in this one, for tests.
+    """
+
+    folders: tuple[str, ...]
+    bases: tuple[str, ...] = ()
+    blind: bool = False
+    readers: int = 1
+    show_identity: bool = False
+    workers: int = 2
+
+    def plain(self) -> dict[str, Any]:
+        """As Streamlit's secrets take it."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in self._asdict().items()}
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> "Settings":
+        """The settings that `plain` gave."""
+        held: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in told.items()
+        }
+        return cls(**held)
+
+
+class Desk:
+    """Runs, decisions and pictures of one start of the app; see `desk`.
+
+    Args:
+        settings: How it was started.
+
+    Raises:
+        MedvitError: When a folder holds no run.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        runs = [Run(Path(folder)).refresh() for folder in settings.folders]
+        self.runs = {run.key: run for run in runs}
+        self.stores = {key: Store(run.folder) for key, run in self.runs.items()}
+        self.boards = {key: Board(store).refresh() for key, store in self.stores.items()}
+        self.pool = Pool(settings.workers, duties)
+        self._kept: dict[tuple[Any, ...], Future[Reply]] = {}
+        self._lock = Lock()
+
+    def case(self, run: str, case: str) -> tuple[Run, Row]:
+        """A case by the keys of its run and its own.
+
+        Raises:
+            MedvitError: When there is no such case.
+        """
+        found = self.runs.get(run)
+        row = found.rows.get(case) if found else None
+        if found and not row:
+            row = found.refresh().rows.get(case)
+        if found is None or row is None:
+            raise MedvitError("There is no such case here. Go back to the worklist and choose one.")
+        return found, row
+
+    def path(self, run: Run, row: Row) -> Path:
+        """The file that a case was answered from.
+
+        Raises:
+            Rejected: When it is not there.
+        """
+        bases = [Path(base) for base in self.settings.bases] or [Path.cwd(), *run.folder.resolve().parents]
+        found = locate(row, bases)
+        if found is None:
+            why = (
+                "lies in a zip; unpack it and answer the folder"
+                if "!/" in row.source
+                else "is not where it was answered"
+            )
+            raise Rejected("missing", f"The image {why}. Start the app with --inputs FOLDER where it lies now.")
+        return found
+
+    def ask(self, duty: str, run: str, case: str, *arguments: Any, urgent: bool = True) -> Future[Reply]:
+        """What a worker tells of a case, from memory where somebody looked at it a little while ago."""
+        found, row = self.case(run, case)
+        path = str(self.path(found, row))
+        key = (duty, path, case, *arguments)
+        with self._lock:
+            future = self._kept.pop(key, None)
+            if future is None or (future.done() and future.exception() is not None):
+                future = self.pool.submit(duty, path, case, *arguments, urgent=urgent)
+            self._kept[key] = future  # the newest is the last to be forgotten
+            self._forget()
+        return future
+
+    def tile(
+        self, run: str, case: str, mpp: float | None, box: tuple[float, float, int, int, float], plane: int | None
+    ) -> Future[Reply]:
+        """A tile of a slide, which `slide` has proved to be the case."""
+        self.ask("slide", run, case, mpp).result()
+        found, row = self.case(run, case)
+        return self.pool.submit("tile", str(self.path(found, row)), mpp, box, plane, urgent=True)
+
+    def facts(self, run: str, case: str) -> dict[str, Any]:
+        """Side, view and series of a case; nothing where its file cannot be opened."""
+        try:
+            return dict(self.ask("facts", run, case, self.settings.show_identity).result().plain)
+        except MedvitError:
+            return {}
+
+    def heat(self, run: str, case: str) -> list[dict[str, Any]]:
+        """The heat maps of a case over the model's field of view, as numbers from 0 to 1000 of the finding's common scale."""
+        found, row = self.case(run, case)
+        files = found.heat(case)
+        told = []
+        for said in row.said:
+            path = files.get(file_name(said.label))
+            if path:
+                told.append(_heat(path, said.label, self._scale(found, file_name(said.label))))
+        return told
+
+    def _scale(self, run: Run, name: str) -> float:
+        """What is full colour for every case of a finding: the 95th percentile of the highest values of some maps."""
+        return _scale(str(run.folder), name)
+
+    def _forget(self) -> None:
+        """Let the oldest answers go until the rest fits; what is still being read stays."""
+        sizes = {
+            key: sum(array.nbytes for array in future.result().arrays)
+            for key, future in self._kept.items()
+            if future.done() and not future.cancelled() and future.exception() is None
+        }
+        total = sum(sizes.values())
+        for key, size in sizes.items():
+            if total <= KEPT_BYTES:
+                break
+            total -= size
+            del self._kept[key]
+
+
+@functools.lru_cache(maxsize=4)
+def desk(settings: Settings) -> Desk:
+    """The desk of these settings, one a process."""
+    return Desk(settings)
+
+
+@functools.lru_cache(maxsize=256)
+def _scale(folder: str, name: str) -> float:
+    paths = sorted(Path(folder, "cases").glob(f"*/heat_{name}.npz"))
+    chosen = paths[:: max(len(paths) // SCALE_FROM, 1)][:SCALE_FROM]
+    peaks = []
+    for path in chosen:
+        try:
+            with np.load(path, allow_pickle=False) as held:
+                peaks.append(float(held["values"].max()))
+        except (OSError, ValueError, KeyError):
+            continue
+    return max(float(np.quantile(peaks, 0.95)), 1e-12) if peaks else 1.0
+
+
+def _heat(path: Path, label: str, scale: float) -> dict[str, Any]:
+    with np.load(path, allow_pickle=False) as held:
+        values, about = held["values"], json.loads(str(held["about"]))
+        faint = float(np.quantile(values, FAINT)) / scale
+        told: dict[str, Any] = {
+            "label": label,
+            "method": about["method"],
+            "shape": list(values.shape),
+            "values": (values / scale * 1000).clip(0, 1000).round().astype(int).ravel().tolist(),
+            "faint": round(1000 * min(faint, 0.999)),
+            "box": held["box"].tolist(),
+            "source": held["source"].tolist(),
+        }
+        if "importance" in held.files:
+            told["importance"] = held["importance"].round(4).tolist()
+    return told

@@ -1,0 +1,184 @@
+"""Pictures, maps and tiles for the browser; every address names a run and a case by their keys and never a path."""
+
+import gzip
+import json
+import struct
+from asyncio import wrap_future
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from apps.review.desk import Desk
+from apps.review.pictures import TILE
+from medvit.errors import MedvitError
+from medvit.guard import Reply
+
+ASSETS = Path(__file__).parent / "components"
+VENDORED = {"openseadragon.min.js": "text/javascript"}
+THUMBNAIL = 96
+KEPT = {"cache-control": "private, max-age=3600"}
+FRESH = {"cache-control": "no-store"}
+
+
+def routes(desk: Desk) -> list[Route]:
+    """The addresses under ``/review/``; `apps.review.door` stands before them."""
+
+    async def thumbnail(request: Request) -> Response:
+        run, case = _place(request)
+        kind = desk.runs[run].kind(desk.case(run, case)[1])
+        return _jpeg(await _of(desk, "thumbnail", run, case, kind, THUMBNAIL))
+
+    async def film(request: Request) -> Response:
+        run, case = _place(request)
+        return _framed(await _of(desk, "film", run, case))
+
+    async def clip(request: Request) -> Response:
+        run, case = _place(request)
+        return _framed(await _of(desk, "clip", run, case))
+
+    async def slices(request: Request) -> Response:
+        run, case = _place(request)
+        return _framed(await _of(desk, "slices", run, case))
+
+    async def slide(request: Request) -> Response:
+        run, case = _place(request)
+        return JSONResponse((await _of(desk, "slide", run, case, None)).plain, headers=KEPT)
+
+    async def tile(request: Request) -> Response:
+        run, case = _place(request)
+        told = (await _of(desk, "slide", run, case, None)).plain
+        wanted = [int(request.path_params[name]) for name in ("level", "column", "row")]
+        plane = request.query_params.get("plane", "")
+        box = tile_box(told["width"], told["height"], *wanted)
+        if box is None:
+            return Response(status_code=404)
+        found = desk.tile(run, case, None, box, int(plane) if plane.isdecimal() and len(plane) < 4 else None)
+        return _jpeg(await wrap_future(found))
+
+    async def heat(request: Request) -> Response:
+        run, case = _place(request)
+        if _is_blind(desk, request, run, case):
+            return JSONResponse([], headers=FRESH)
+        return JSONResponse(await run_in_threadpool(desk.heat, run, case), headers=FRESH)
+
+    async def tiles(request: Request) -> Response:
+        run, case = _place(request)
+        if _is_blind(desk, request, run, case):
+            return JSONResponse({}, headers=FRESH)
+        corner = (await _of(desk, "slide", run, case, None)).plain["corner"]
+        path = desk.case(run, case)[0].folder / "cases" / case / "tiles.geojson.gz"
+        return Response(
+            await run_in_threadpool(scores, path, tuple(corner)), media_type="application/json", headers=FRESH
+        )
+
+    async def asset(request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in VENDORED:
+            return Response(status_code=404)
+        return Response(_asset(name), media_type=VENDORED[name], headers={"cache-control": "public, max-age=86400"})
+
+    told: dict[str, Callable[[Request], Awaitable[Response]]] = {
+        "thumbnail": thumbnail, "film": film, "clip": clip, "slices": slices, "slide": slide, "heat": heat, "tiles": tiles,
+    }  # fmt: skip
+    return [
+        Route("/review/asset/{name:str}", asset),
+        Route("/review/tile/{run:str}/{case:str}/{level:int}/{column:int}_{row:int}.jpg", _polite(tile)),
+        *(Route(f"/review/{name}/{{run:str}}/{{case:str}}", _polite(answer)) for name, answer in told.items()),
+    ]
+
+
+def tile_box(width: int, height: int, level: int, column: int, row: int) -> tuple[float, float, int, int, float] | None:
+    """Where a tile of the pyramid lies: left, top in level-0 pixels, its width and height, level-0 pixels a pixel.
+
+    Levels count as in Deep Zoom: the last has a pixel a level-0 pixel, each before it half as many a side.
+
+    Returns:
+        None where there is no such tile.
+    """
+    last = max((max(width, height) - 1).bit_length(), 0)
+    if not 0 <= level <= last:
+        return None
+    scale = 2 ** (last - level)
+    left, top = column * TILE * scale, row * TILE * scale
+    if left >= width or top >= height:
+        return None
+    across, down = (max(min((side - start) // scale, TILE), 1) for side, start in ((width, left), (height, top)))
+    fit = min((width - left) / across, (height - top) / down, float(scale))  # of a last pixel that is not whole
+    return float(left), float(top), across, down, fit
+
+
+def _place(request: Request) -> tuple[str, str]:
+    return str(request.path_params["run"]), str(request.path_params["case"])
+
+
+async def _of(desk: Desk, duty: str, run: str, case: str, *arguments: Any) -> Reply:
+    found: Future[Reply] = await run_in_threadpool(desk.ask, duty, run, case, *arguments)
+    return await wrap_future(found)
+
+
+def _polite(answer: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+    """What cannot be shown is a sentence and no fault of the server."""
+
+    async def answered(request: Request) -> Response:
+        try:
+            return await answer(request)
+        except (MedvitError, KeyError) as error:
+            told = str(error) if isinstance(error, MedvitError) else "There is no such case here."
+            return JSONResponse({"message": told}, 404, FRESH)
+
+    return answered
+
+
+def _is_blind(desk: Desk, request: Request, run: str, case: str) -> bool:
+    """Whether the reader has not yet asked for what the AI says."""
+    if not desk.settings.blind:
+        return False
+    person = request.scope.get("medvit.person")
+    return person is None or not desk.boards[run].refresh().was_shown(case, person.name)
+
+
+def _jpeg(reply: Reply) -> Response:
+    return Response(reply.arrays[0].tobytes(), media_type="image/jpeg", headers=KEPT)
+
+
+def _framed(reply: Reply) -> Response:
+    """The length of a head, the head in JSON padded to whole eight bytes, then the numbers."""
+    head = json.dumps(reply.plain).encode()
+    head += b" " * (-len(head) % 8 + 4)
+    body = struct.pack("<I", len(head)) + head + reply.arrays[0].tobytes()
+    return Response(body, media_type="application/octet-stream", headers=KEPT)
+
+
+@lru_cache(maxsize=8)
+def _asset(name: str) -> bytes:
+    return (ASSETS / name).read_bytes()
+
+
+@lru_cache(maxsize=16)
+def scores(path: Path, corner: tuple[int, int]) -> bytes:
+    """The tiles of a slide with their scores, in level-0 pixels of the whole slide: columns by name, as JSON."""
+    if not path.is_file():
+        return b"{}"
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        features = json.load(file)["features"]
+    if not features:
+        return b"{}"
+    first = features[0]["geometry"]["coordinates"][0]
+    names = sorted(features[0]["properties"]["measurements"])
+    told = {
+        "side": first[1][0] - first[0][0],
+        "x": [round(one["geometry"]["coordinates"][0][0][0] + corner[0], 2) for one in features],
+        "y": [round(one["geometry"]["coordinates"][0][0][1] + corner[1], 2) for one in features],
+        "scores": {
+            name.removeprefix("medvit: "): [one["properties"]["measurements"].get(name) for one in features]
+            for name in names
+        },
+    }
+    return json.dumps(told, separators=(",", ":")).encode()

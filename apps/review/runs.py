@@ -1,0 +1,223 @@
+"""What a run answered, read from its records, also while they are still being written."""
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from threading import Lock
+from typing import NamedTuple
+
+from medvit.case import MICROSCOPY, ULTRASOUND, digest
+from medvit.errors import MedvitError
+
+NONE = "No finding above threshold"  # stands for the answer of a case in which nothing is positive
+MASKED = re.compile(r"~[0-9a-f]{16}")
+CASE = re.compile(r"[0-9a-f]{16}")
+SMEARS = "CytoFM"
+
+
+class Said(NamedTuple):
+    """What the AI says of one finding."""
+
+    label: str
+    code: str
+    probability: float
+    threshold: float
+    positive: bool
+
+
+class Row(NamedTuple):
+    """An answered case."""
+
+    case: str
+    key: str
+    source: str
+    header: Mapping[str, str]
+    origin: Mapping[str, str]
+    said: tuple[Said, ...]
+    ood: str  # "" where the run did not look whether the case is unlike those it learned from
+
+    @property
+    def modality(self) -> str:
+        """DICOM Modality, "" for pictures."""
+        return self.header.get("modality", "")
+
+    @property
+    def strongest(self) -> Said | None:
+        """The positive finding of the highest probability; where none is positive, the most probable one."""
+        return max(self.said, key=lambda one: (one.positive, one.probability), default=None)
+
+    @property
+    def positive(self) -> tuple[Said, ...]:
+        """What the AI holds for present."""
+        return tuple(one for one in self.said if one.positive)
+
+    def finding(self, name: str) -> Said | None:
+        """What the AI says of a finding by name; of `NONE` that nothing is there."""
+        if name == NONE:
+            most = self.strongest
+            return Said(NONE, "", most.probability if most else 0.0, most.threshold if most else 0.5, False)
+        return next((one for one in self.said if one.label == name), None)
+
+
+class About(NamedTuple):
+    """Who answered, as every page says it."""
+
+    system: str
+    version: str
+    weights: str
+    started: str
+    finished: bool
+    inputs: tuple[str, ...]
+    labels: tuple[str, ...]
+    metrics: Mapping[str, float]
+    counts: Mapping[str, int]
+
+
+class Run:
+    """One folder that `medvit predict` wrote or is writing; shared by all sessions, read only.
+
+    Args:
+        folder: Where ``run.json`` and ``records.jsonl`` lie.
+
+    Raises:
+        MedvitError: When it is no such folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        if not (self.folder / "run.json").is_file():
+            raise MedvitError(
+                f"{folder} holds no answers yet. Run `medvit predict CHECKPOINT INPUT -o {folder}` first."
+            )
+        self.name = self.folder.resolve().name
+        self.key = digest(str(self.folder.resolve()))[:8]
+        self._lock = Lock()
+        self._place: tuple[int, int] = (0, 0)  # inode and bytes read of the records
+        self._rows: dict[str, Row] = {}
+        self.about = self._about()
+
+    def refresh(self) -> "Run":
+        """Take in the records that were written since; returns itself."""
+        path = self.folder / "records.jsonl"
+        with self._lock:
+            try:
+                found = path.stat()
+            except OSError:  # nothing is answered yet
+                return self
+            inode, done = self._place
+            if found.st_ino == inode and found.st_size == done:
+                return self
+            if found.st_ino != inode or found.st_size < done:
+                done, rows = 0, {}
+            else:
+                rows = dict(self._rows)
+            with path.open("rb") as file:
+                file.seek(done)
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        break
+                    done += len(line)
+                    if row := _row(line):
+                        rows[row.case] = row
+            self._place, self._rows = (found.st_ino, done), rows
+            self.about = self._about()
+        return self
+
+    @property
+    def rows(self) -> Mapping[str, Row]:
+        """The answered cases by their key; replaced, never changed."""
+        return self._rows
+
+    def kind(self, row: Row) -> str:
+        """How a case is looked at: film, slide, smear, clip or volume."""
+        if row.modality == MICROSCOPY:
+            return "smear" if self.about.system == SMEARS else "slide"
+        if row.modality == ULTRASOUND:
+            return "clip"
+        return "volume" if row.source.lower().endswith((".nii", ".nii.gz")) else "film"
+
+    def wanted(self, row: Row, blind: bool) -> tuple[str, ...]:
+        """The findings that a reader is asked about: all of them when blind, else what the AI holds for present."""
+        if blind:
+            return tuple(sorted(one.label for one in row.said))
+        return tuple(one.label for one in row.positive) or (NONE,)
+
+    def heat(self, case: str) -> dict[str, Path]:
+        """The heat maps of a case by the label's part of their names."""
+        if not CASE.fullmatch(case):
+            return {}
+        found = sorted((self.folder / "cases" / case).glob("heat_*.npz"))
+        return {path.stem.removeprefix("heat_"): path for path in found}
+
+    def _about(self) -> About:
+        try:
+            told = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
+            card = told["settings"]["checkpoint"]
+            return About(
+                system=str(told["settings"]["system"]).split(" ")[0],
+                version=str(told["medvit"]),
+                weights=str(card["sha256"]),
+                started=str(told["started"]),
+                finished="counts" in told,
+                inputs=tuple(str(path) for path in told["inputs"]),
+                labels=tuple(str(name) for name in card.get("labels", ())),
+                metrics={str(name): float(value) for name, value in card.get("metrics", {}).items()},
+                counts={str(name): int(count) for name, count in told.get("counts", {}).items()},
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            raise MedvitError(f"{self.folder / 'run.json'} is damaged, so nobody knows what answered here.") from None
+
+
+def _row(line: bytes) -> Row | None:
+    """An answered case of a record; None for an input that got no answer, and for a line that is damaged."""
+    try:
+        record = json.loads(line)
+        if record["status"] != "ok" or not CASE.fullmatch(record["case"]):
+            return None
+        said = tuple(
+            Said(one["label"], one["code"], float(one["probability"]), float(one["threshold"]), bool(one["positive"]))
+            for one in record["findings"]
+        )
+        return Row(record["case"], record["key"], record["source"], record["header"], record["origin"], said,
+                   str(record.get("ood", "")))  # fmt: skip
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def locate(row: Row, bases: Sequence[Path]) -> Path | None:
+    """The file that a case was answered from; None where it is not there any more or lies in a zip.
+
+    A record holds the path as it was typed, with parts that name the patient replaced by a digest; its key is a digest of
+    the whole path, so that no other file can be taken for it.
+
+    Args:
+        row: The case.
+        bases: Folders that a relative path may start from.
+    """
+    if "!/" in row.source:
+        return None
+    for base in bases:
+        for path in _unmasked(base, Path(row.source).parts):
+            whole = os.path.abspath(path)  # noqa: PTH100
+            if digest(whole) == row.key and path.is_file():
+                return Path(whole)
+    return None
+
+
+def _unmasked(base: Path, parts: Sequence[str]) -> Iterator[Path]:
+    """The paths that a path with replaced parts may stand for."""
+    if not parts:
+        yield base
+        return
+    first, *rest = parts
+    if not MASKED.fullmatch(first):
+        yield from _unmasked(base / first, rest)
+        return
+    try:
+        names = [entry.name for entry in os.scandir(base) if digest(entry.name) == first[1:]]
+    except OSError:
+        return
+    for name in names:
+        yield from _unmasked(base / name, rest)

@@ -1,0 +1,214 @@
+"""The worklist: which cases there are, what the AI found, how far they have been read."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import streamlit as st
+
+from apps.review.readings import OPEN, PARTLY, READ, Board, readers, state
+from apps.review.runs import Row, Run
+from apps.review.viewers import viewer
+
+if TYPE_CHECKING:
+    from apps.review.shell import Visit
+
+PAGE = 50  # cases on a page
+EVERY_S, EVERY_S_RUNNING = 20, 4  # until the list looks for news
+ANY = "any finding"
+STATES = {"any state": "", "not yet read": "not read", OPEN: OPEN, PARTLY: PARTLY, READ: READ}
+STATE_WORDS = {OPEN: "open", PARTLY: "◐ begun", READ: "✓ read"}
+SORTS = ("strongest finding first", "lowest probability first", "nearest to the threshold first", "as answered", "case")
+
+
+class Chosen(NamedTuple):
+    """What the reader wants to see: which runs, findings, states, and in what order."""
+
+    runs: tuple[str, ...]
+    finding: str = ANY
+    positive: bool = False
+    unlike: bool = False
+    state: str = ""
+    search: str = ""
+    sort: str = SORTS[0]
+
+
+class Line(NamedTuple):
+    """A case in the list."""
+
+    run: Run
+    row: Row
+    state: str
+    counts: Mapping[str, int]
+
+
+def lines(
+    runs: Mapping[str, Run], boards: Mapping[str, Board], chosen: Chosen, reviewer: str, blind: bool = False
+) -> list[Line]:
+    """The cases that were asked for, in the order that was asked for."""
+    found = []
+    text = chosen.search.strip().lower()
+    for key in chosen.runs:
+        run, counts = runs[key], boards[key].counts()
+        for row in run.rows.values():
+            if text and text not in row.case and text not in row.header.get("study_uid", ""):
+                continue
+            if not _shows(row, chosen, blind):
+                continue
+            decided = counts.get(row.case, {})
+            how = state(decided.get(reviewer, 0), len(run.wanted(row, blind)))
+            if chosen.state in (OPEN, PARTLY, READ) and how != chosen.state:
+                continue
+            if chosen.state == "not read" and how == READ:
+                continue
+            found.append(Line(run, row, how, decided))
+    return _sorted(found, chosen, blind)
+
+
+def _shows(row: Row, chosen: Chosen, blind: bool) -> bool:
+    """Whether what the AI says of a case is what was asked for; a blind reader cannot ask."""
+    if blind:
+        return True
+    if chosen.unlike and row.ood not in ("1", "true", "yes"):
+        return False
+    if chosen.finding == ANY:
+        return not chosen.positive or bool(row.positive)
+    said = row.finding(chosen.finding)
+    return said is not None and (said.positive or not chosen.positive)
+
+
+def _sorted(found: list[Line], chosen: Chosen, blind: bool) -> list[Line]:
+    if chosen.sort == SORTS[4] or blind:  # the order would tell what the AI says
+        return sorted(found, key=lambda line: line.row.case)
+    if chosen.sort == SORTS[3]:
+        return found
+
+    def weight(line: Line) -> tuple[float, ...]:
+        said = line.row.strongest if chosen.finding == ANY else line.row.finding(chosen.finding)
+        if said is None:
+            return (9.0,)
+        if chosen.sort == SORTS[1]:
+            return (said.probability,)
+        if chosen.sort == SORTS[2]:
+            return (abs(said.probability - said.threshold),)
+        return (-float(said.positive), -said.probability)
+
+    return sorted(found, key=weight)
+
+
+def show(visit: "Visit") -> None:
+    """The page."""
+    running = any(not run.about.finished for run in visit.desk.runs.values())
+    st.fragment(run_every=EVERY_S_RUNNING if running else EVERY_S)(_list)(visit, running)
+
+
+def _list(visit: "Visit", running: bool) -> None:
+    desk, reviewer = visit.desk, visit.person.name
+    for key, run in desk.runs.items():
+        run.refresh()
+        desk.boards[key].refresh()
+    chosen = _choose(visit)
+    found = lines(desk.runs, desk.boards, chosen, reviewer, visit.settings.blind)
+    _progress(visit, found, running)
+    pages = max(-(-len(found) // PAGE), 1)
+    page = min(int(st.session_state.get("page", 0)), pages - 1)
+    part = found[page * PAGE : (page + 1) * PAGE]
+    data = {
+        "rows": [_shown(visit, line) for line in part],
+        "empty": _empty(visit, running),
+        "blind": visit.settings.blind,
+        "height": "calc(100vh - 232px)",
+    }
+    result = viewer("worklist", "worklist", data, on_open_change=lambda: None)
+    _pager(page, pages, len(found))
+    if result.open:
+        open_case([(line.run.key, line.row.case) for line in found], str(result.open["run"]), str(result.open["case"]))
+        st.rerun()
+    first = next((line for line in found if line.state != READ), None)
+    if st.session_state.pop("open_next", False) and first:
+        open_case([(line.run.key, line.row.case) for line in found], first.run.key, first.row.case)
+        st.rerun()
+
+
+def open_case(queue: Sequence[tuple[str, str]], run: str, case: str) -> None:
+    """Go to a case and remember the list that it was chosen from, for next and previous."""
+    st.session_state["queue"] = list(queue)
+    st.query_params.from_dict({"view": "case", "run": run, "case": case})
+
+
+def _choose(visit: "Visit") -> Chosen:
+    """The row of filters."""
+    runs, blind = visit.desk.runs, visit.settings.blind
+    labels = sorted({said.label for run in runs.values() for row in list(run.rows.values())[:1] for said in row.said})
+    columns = st.columns([2.2, 2, 1.3, 1.3, 1.6, 2.4, 2.6], vertical_alignment="bottom")
+    names = {
+        run.name if len({one.name for one in runs.values()}) == len(runs) else run.key: run.key for run in runs.values()
+    }
+    run = columns[0].selectbox("Run", ["all runs", *names] if len(names) > 1 else list(names), key="run")
+    finding = columns[1].selectbox("Finding", [ANY, *labels], key="finding", disabled=blind)
+    positive = columns[2].checkbox("p ≥ threshold", key="positive", disabled=blind)
+    unlike = columns[3].checkbox(
+        "unlike", key="unlike", disabled=blind, help="Only cases unlike those it was trained on."
+    )
+    how = columns[4].selectbox("State", list(STATES), key="state")
+    search = columns[5].text_input("Case or study", key="search", placeholder="first digits of a case", max_chars=64)
+    sort = columns[6].selectbox("Sort", SORTS, key="sort", disabled=blind)
+    keys = tuple(names.values()) if run == "all runs" else (names.get(run, next(iter(names.values()))),)
+    return Chosen(keys, finding, bool(positive), bool(unlike), STATES[how], search or "", sort)
+
+
+def _progress(visit: "Visit", found: Sequence[Line], running: bool) -> None:
+    done = sum(line.state == READ for line in found)
+    columns = st.columns([5, 2], vertical_alignment="center")
+    news = " · `predict` is still running, new cases appear here" if running else ""
+    columns[0].progress(done / len(found) if found else 0.0, f"{done} of {len(found)} read by you{news}")
+    columns[1].button(
+        "Open the next unread case", shortcut="J", key="next_unread", on_click=_open_next, width="stretch"
+    )
+
+
+def _open_next() -> None:
+    st.session_state["open_next"] = True
+
+
+def _pager(page: int, pages: int, count: int) -> None:
+    columns = st.columns([1, 1, 6], vertical_alignment="center")
+    columns[0].button("◂ Page", key="page_back", disabled=page == 0, on_click=_turn, args=(page - 1,), width="stretch")
+    columns[1].button(
+        "Page ▸", key="page_on", disabled=page >= pages - 1, on_click=_turn, args=(page + 1,), width="stretch"
+    )
+    columns[2].html(f'<span class="medvit-line soft">page {page + 1} of {pages} · {count} cases</span>')
+
+
+def _turn(page: int) -> None:
+    st.session_state["page"] = page
+
+
+def _empty(visit: "Visit", running: bool) -> str:
+    if any(run.rows for run in visit.desk.runs.values()):
+        return "No case is left by these filters. Choose any finding and any state to see all."
+    if running:
+        return "No results here yet: `medvit predict` is still reading. This list fills by itself."
+    return "No case was answered in this run. report.html in its folder says what became of the inputs."
+
+
+def _shown(visit: "Visit", line: Line) -> dict[str, Any]:
+    """A case as the browser shows it; nothing of the AI's answer where the reader is blind."""
+    run, row, blind = line.run, line.row, visit.settings.blind
+    read = len(list(readers(dict(line.counts), len(run.wanted(row, blind)))))
+    told: dict[str, Any] = {
+        "run": run.key, "case": row.case, "kind": row.modality or run.kind(row),
+        "thumbnail": f"/review/thumbnail/{run.key}/{row.case}",
+        "run_name": run.name if len(visit.desk.runs) > 1 else "",
+        "state": line.state, "state_said": STATE_WORDS[line.state],
+        "readers": f"{read} of {visit.settings.readers} read" if visit.settings.readers > 1 else "",
+        "ood": "", "ood_said": "",
+    }  # fmt: skip
+    most = None if blind else row.strongest
+    if most:
+        told |= {
+            "finding": most.label.replace("_", " "), "positive": most.positive, "probability": most.probability,
+            "threshold": most.threshold, "more": max(len(row.positive) - 1, 0),
+            "ood": "!  unlike" if row.ood in ("1", "true", "yes") else "–",
+            "ood_said": row.ood or "This run did not look whether cases are unlike those that the system was trained on.",
+        }  # fmt: skip
+    return told
