@@ -164,6 +164,7 @@ def _picture(
         "case": row.case, "film": f"/review/film/{here}", "clip": f"/review/clip/{here}", "slide": f"/review/slide/{here}",
         "slices": f"/review/slices/{here}", "tile": f"/review/tile/{here}", "heat": f"/review/heat/{here}",
         "tiles": f"/review/tiles/{here}",
+        "region": f"/review/region/{here}",
         "finding": finding, "hidden": hidden, "kind": kind, "next": ahead, "side": side(facts), "height": HEIGHT,
         "about": "AI unverified · research use only",
     }  # fmt: skip

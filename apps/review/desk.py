@@ -120,13 +120,15 @@ class Desk:
             self._forget()
         return future
 
-    def tile(
-        self, run: str, case: str, mpp: float | None, box: tuple[float, float, int, int, float], plane: int | None
-    ) -> Future[Reply]:
-        """A tile of a slide, which `slide` has proved to be the case."""
-        self.ask("slide", run, case, mpp).result()
+    def slide(self, run: str, case: str) -> Future[Reply]:
+        """Size and resolution of a slide."""
+        return self.ask("slide", run, case, self.case(run, case)[1].mpp)
+
+    def tile(self, run: str, case: str, box: tuple[float, float, int, int, float], plane: int | None) -> Future[Reply]:
+        """A rectangle of a slide, once `slide` has proved that it is the case."""
+        self.slide(run, case).result()
         found, row = self.case(run, case)
-        return self.pool.submit("tile", str(self.path(found, row)), mpp, box, plane, urgent=True)
+        return self.pool.submit("tile", str(self.path(found, row)), row.mpp, box, plane, urgent=True)
 
     def facts(self, run: str, case: str) -> dict[str, Any]:
         """Side, view and series of a case; nothing where its file cannot be opened."""

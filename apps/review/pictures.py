@@ -168,7 +168,7 @@ def _plain(value: bytes) -> str:
 @lru_cache(maxsize=8)
 def _slide(path: str, mpp: float | None = None) -> Slide:
     """A slide that stays open; each worker keeps a few."""
-    return Slide(Path(path), default_mpp=mpp or 1.0)
+    return Slide(Path(path), mpp, None if mpp else 1.0)
 
 
 def _averaged(plane: NDArray[np.float32], step: int) -> NDArray[np.float32]:

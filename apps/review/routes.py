@@ -23,6 +23,7 @@ from medvit.guard import Reply
 ASSETS = Path(__file__).parent / "components"
 VENDORED = {"openseadragon.min.js": "text/javascript"}
 THUMBNAIL = 96
+CLOSE_UP, LARGEST = 128, 8_192  # pixels of a close-up in the gallery; level-0 pixels a side that it may cover
 KEPT = {"cache-control": "private, max-age=3600"}
 FRESH = {"cache-control": "no-store"}
 
@@ -49,18 +50,27 @@ def routes(desk: Desk) -> list[Route]:
 
     async def slide(request: Request) -> Response:
         run, case = _place(request)
-        return JSONResponse((await _of(desk, "slide", run, case, None)).plain, headers=KEPT)
+        return JSONResponse((await wrap_future(await run_in_threadpool(desk.slide, run, case))).plain, headers=KEPT)
 
     async def tile(request: Request) -> Response:
         run, case = _place(request)
-        told = (await _of(desk, "slide", run, case, None)).plain
+        told = (await wrap_future(await run_in_threadpool(desk.slide, run, case))).plain
         wanted = [int(request.path_params[name]) for name in ("level", "column", "row")]
         plane = request.query_params.get("plane", "")
         box = tile_box(told["width"], told["height"], *wanted)
         if box is None:
             return Response(status_code=404)
-        found = desk.tile(run, case, None, box, int(plane) if plane.isdecimal() and len(plane) < 4 else None)
-        return _jpeg(await wrap_future(found))
+        number = int(plane) if plane.isdecimal() and len(plane) < 4 else None
+        return _jpeg(await wrap_future(await run_in_threadpool(desk.tile, run, case, box, number)))
+
+    async def region(request: Request) -> Response:
+        run, case = _place(request)
+        left, top, side = (int(request.path_params[name]) for name in ("left", "top", "side"))
+        if not 0 < side <= LARGEST:
+            return Response(status_code=404)
+        pixels = min(side, CLOSE_UP)
+        box = (float(left), float(top), pixels, pixels, side / pixels)
+        return _jpeg(await wrap_future(await run_in_threadpool(desk.tile, run, case, box, None)))
 
     async def heat(request: Request) -> Response:
         run, case = _place(request)
@@ -72,7 +82,7 @@ def routes(desk: Desk) -> list[Route]:
         run, case = _place(request)
         if _is_blind(desk, request, run, case):
             return JSONResponse({}, headers=FRESH)
-        corner = (await _of(desk, "slide", run, case, None)).plain["corner"]
+        corner = (await wrap_future(await run_in_threadpool(desk.slide, run, case))).plain["corner"]
         path = desk.case(run, case)[0].folder / "cases" / case / "tiles.geojson.gz"
         return Response(
             await run_in_threadpool(scores, path, tuple(corner)), media_type="application/json", headers=FRESH
@@ -90,6 +100,7 @@ def routes(desk: Desk) -> list[Route]:
     return [
         Route("/review/asset/{name:str}", asset),
         Route("/review/tile/{run:str}/{case:str}/{level:int}/{column:int}_{row:int}.jpg", _polite(tile)),
+        Route("/review/region/{run:str}/{case:str}/{left:int}_{top:int}_{side:int}.jpg", _polite(region)),
         *(Route(f"/review/{name}/{{run:str}}/{{case:str}}", _polite(answer)) for name, answer in told.items()),
     ]
 

@@ -44,6 +44,12 @@ class Row(NamedTuple):
         return self.header.get("modality", "")
 
     @property
+    def mpp(self) -> float | None:
+        """Micrometres a level-0 pixel that were given when it was answered; None where the file says them."""
+        given = self.origin.get("mpp", "") if self.origin.get("mpp_source") != "file" else ""
+        return float(given) if given.replace(".", "", 1).isdecimal() else None
+
+    @property
     def strongest(self) -> Said | None:
         """The positive finding of the highest probability; where none is positive, the most probable one."""
         return max(self.said, key=lambda one: (one.positive, one.probability), default=None)
@@ -132,9 +138,9 @@ class Run:
 
     def kind(self, row: Row) -> str:
         """How a case is looked at: film, slide, smear, clip or volume."""
-        if row.modality == MICROSCOPY:
+        if row.modality == MICROSCOPY or "mpp" in row.origin:
             return "smear" if self.about.system == SMEARS else "slide"
-        if row.modality == ULTRASOUND:
+        if row.modality == ULTRASOUND or "sector" in row.origin:
             return "clip"
         return "volume" if row.source.lower().endswith((".nii", ".nii.gz")) else "film"
 

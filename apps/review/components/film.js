@@ -16,7 +16,7 @@ export default (component) => mounted(component, (root) => {
   slider.oninput = () => { state.opacity = slider.value / 100; draw(); };
 
   function size() {
-    const box = stage.getBoundingClientRect(), ratio = window.devicePixelRatio || 1;
+    const box = canvas.getBoundingClientRect(), ratio = window.devicePixelRatio || 1;
     canvas.width = Math.max(Math.round(box.width * ratio), 1); canvas.height = Math.max(Math.round(box.height * ratio), 1); state.ratio = ratio;
   }
   function fit() {

@@ -1,1 +1,145 @@
-export default () => {};
+// A slide: deep zoom by OpenSeadragon, attention of tiles over it in level-0 pixels, a gallery that jumps, focal planes.
+let library = null;
+function openSeadragon() {
+  if (window.OpenSeadragon) return Promise.resolve(window.OpenSeadragon);
+  library = library || new Promise((done, failed) => {
+    const script = document.createElement("script");
+    script.src = "/review/asset/openseadragon.min.js"; script.onload = () => done(window.OpenSeadragon); script.onerror = () => failed(new Error("The viewer's script cannot be loaded."));
+    document.head.append(script);
+  });
+  return library;
+}
+
+export default (component) => mounted(component, (root) => {
+  const state = { data: {}, opacity: 0.5, least: 0.6, on: true, plane: null, tiles: {} };
+  const stage = element("div", "stage"), home = element("div"), canvas = element("canvas"), pen = canvas.getContext("2d");
+  home.style.cssText = "position:absolute;inset:0"; canvas.style.cssText = "position:absolute;inset:0;pointer-events:none;width:100%;height:100%";
+  const side = element("div", "said top"), lens = element("div", "said"), measure = element("div", "said right"), message = element("div", "message", "");
+  stage.append(home, canvas, side, lens, measure, message);
+  const bar = element("div", "bar"), method = element("span", "soft", ""), gallery = element("div", "gallery");
+  const range = (said, value, act) => { const one = element("input"); one.type = "range"; one.min = 0; one.max = 100; one.value = value; one.setAttribute("aria-label", said); one.title = said; one.oninput = () => act(one.value / 100); return one; };
+  const opacity = range("Opacity of the attention", 50, (value) => { state.opacity = value; draw(); });
+  const least = range("Least attention shown, as a rank", 60, (value) => { state.least = value; draw(); });
+  const show = button("Attention", "H", () => { state.on = !state.on; draw(); });
+  const planes = element("span"); planes.style.display = "none";
+  const ramp = element("canvas", "ramp"); ramp.width = 74; ramp.height = 9;
+  const ink = ramp.getContext("2d"); for (let i = 0; i < 74; i++) { ink.fillStyle = `rgb(${inferno(i / 73)})`; ink.fillRect(i, 0, 1, 9); }
+  bar.append(button("Fit", "0", () => state.viewer && state.viewer.viewport.goHome()), button("1:1", "a pixel a pixel", () => state.viewer && state.viewer.viewport.zoomTo(state.viewer.viewport.imageToViewportZoom(1))), show, opacity, least, ramp, planes, method);
+  root.replaceChildren(stage, bar, gallery);
+
+  const attention = (tiles) => Object.keys(tiles.scores || {}).filter((name) => name.endsWith("attention"));
+  function chosen() {
+    const names = attention(state.tiles), wanted = `${state.data.finding} attention`;
+    return names.includes(wanted) ? wanted : null;
+  }
+  // Where level-0 pixels lie on the stage, in CSS pixels.
+  function place() {
+    const item = state.viewer && state.viewer.world.getItemAt(0);
+    if (!item) return null;
+    const corner = item.imageToViewerElementCoordinates(new OpenSeadragon.Point(0, 0)), far = item.imageToViewerElementCoordinates(new OpenSeadragon.Point(state.slide.width, state.slide.height));
+    return { x: corner.x, y: corner.y, scale: (far.x - corner.x) / state.slide.width };
+  }
+  function draw() {
+    const box = canvas.getBoundingClientRect(), ratio = window.devicePixelRatio || 1;
+    if (canvas.width !== Math.round(box.width * ratio) || canvas.height !== Math.round(box.height * ratio)) { canvas.width = Math.round(box.width * ratio); canvas.height = Math.round(box.height * ratio); }
+    pen.setTransform(1, 0, 0, 1, 0, 0); pen.clearRect(0, 0, canvas.width, canvas.height);
+    show.setAttribute("aria-pressed", state.on);
+    const at = place(), name = chosen();
+    ramp.style.visibility = name && state.on ? "visible" : "hidden";
+    method.textContent = state.data.hidden ? "the AI's answer is hidden until you have decided" : name ? `attention of tiles: regions that influenced this score · shown from rank ${Math.round(state.least * 100)} % up` : "no attention for this finding";
+    if (at && name && state.on) {
+      const ranks = state.tiles.scores[`${name} percentile`] || state.tiles.scores[name], { x, y, side: tile } = state.tiles;
+      pen.setTransform(ratio, 0, 0, ratio, 0, 0);
+      for (let i = 0; i < x.length; i++) {
+        const rank = ranks[i];
+        if (rank === null || rank < state.least) continue;
+        const left = at.x + x[i] * at.scale, top = at.y + y[i] * at.scale, size = tile * at.scale;
+        if (left > box.width || top > box.height || left + size < 0 || top + size < 0) continue;
+        const share = (rank - state.least) / Math.max(1 - state.least, 0.01);
+        pen.globalAlpha = state.opacity * (0.35 + 0.65 * share); pen.fillStyle = `rgb(${inferno(0.25 + 0.75 * share)})`; pen.fillRect(left, top, size, size);
+        pen.globalAlpha = Math.min(state.opacity + 0.3, 1); pen.strokeStyle = "#000"; pen.lineWidth = 0.5; if (size > 6) pen.strokeRect(left, top, size, size);
+      }
+      pen.globalAlpha = 1;
+    }
+    if (at) measured(at, box, ratio);
+    root.dataset.state = JSON.stringify({ case: state.shownCase || "", ...(at || {}), attention: !!name && state.on, opacity: state.opacity, plane: state.plane, tiles: (state.tiles.x || []).length, loaded: !!state.drawn });
+  }
+  function measured(at, box, ratio) {
+    const known = state.slide.mpp_source !== "default", mpp = state.slide.mpp / at.scale;
+    lens.textContent = known ? `${(10 / mpp).toFixed(1)}×   ${mpp.toFixed(2)} µm a pixel of the screen   level 0: ${state.slide.mpp.toPrecision(3)} µm (${state.slide.mpp_source})` : `zoom ${(100 * at.scale).toFixed(0)} %`;
+    const bar = known ? scaleBar(1000 / mpp, box.width / 4) : null;
+    measure.textContent = bar ? bar.said : "no spacing: nothing can be measured";
+    if (!bar) return;
+    pen.setTransform(ratio, 0, 0, ratio, 0, 0); const y = box.height - 26, x = box.width - 10 - bar.pixels;
+    for (const [colour, width] of [["#000", 4], ["#fff", 2]]) { pen.strokeStyle = colour; pen.lineWidth = width; pen.beginPath(); pen.moveTo(x, y - 4); pen.lineTo(x, y); pen.lineTo(x + bar.pixels, y); pen.lineTo(x + bar.pixels, y - 4); pen.stroke(); }
+  }
+  function jump(index) {
+    const { x, y, side: tile } = state.tiles, viewport = state.viewer.viewport;
+    viewport.fitBounds(viewport.imageToViewportRectangle(new OpenSeadragon.Rect(x[index] - tile, y[index] - tile, 3 * tile, 3 * tile)));
+    draw();
+  }
+  function fill() {
+    const name = chosen(), shown = [];
+    if (name) {
+      const values = state.tiles.scores[name], order = values.map((_, index) => index).sort((a, b) => values[b] - values[a]).slice(0, state.data.kind === "smear" ? 16 : 8);
+      for (const index of order) {
+        const one = element("figure"), picture = element("img"); one.tabIndex = 0; one.dataset.tile = index;
+        const { x, y, side: tile } = state.tiles; picture.alt = ""; picture.loading = "lazy";
+        picture.src = `${state.data.region}/${Math.round(x[index])}_${Math.round(y[index])}_${Math.round(tile)}.jpg`;
+        one.append(picture, element("figcaption", "", `${values[index].toFixed(2)} at ${Math.round(x[index] + tile / 2)}, ${Math.round(y[index] + tile / 2)}`));
+        one.onclick = () => jump(index); one.onkeydown = (event) => { if (event.key === "Enter") jump(index); }; shown.push(one);
+      }
+    }
+    gallery.replaceChildren(...shown); gallery.style.gridTemplateColumns = `repeat(${state.data.kind === "smear" ? 16 : 8}, 1fr)`;
+  }
+  function source() {
+    const { width, height } = state.slide, last = Math.max(Math.ceil(Math.log2(Math.max(width, height))), 0);
+    const first = Math.max(last - Math.ceil(Math.log2(Math.max(Math.max(width, height) / 256, 1))), 0);
+    return { width, height, tileSize: 256, tileOverlap: 0, minLevel: first, maxLevel: last, getTileUrl: (level, x, y) => `${state.data.tile}/${level}/${x}_${y}.jpg${state.plane === null ? "" : `?plane=${state.plane}`}` };
+  }
+  function focal() {
+    planes.style.display = state.slide.planes > 1 ? "" : "none"; planes.replaceChildren();
+    if (state.slide.planes < 2) { state.plane = null; return; }
+    state.plane = Math.floor(state.slide.planes / 2);
+    const one = element("input"), said = element("span", "", ` plane ${state.plane + 1} of ${state.slide.planes} `); one.type = "range"; one.min = 0; one.max = state.slide.planes - 1; one.value = state.plane; one.setAttribute("aria-label", "Focal plane");
+    one.oninput = () => { state.plane = +one.value; said.textContent = ` plane ${state.plane + 1} of ${state.slide.planes} `; const bounds = state.viewer.viewport.getBounds(); state.viewer.addOnceHandler("open", () => { state.viewer.viewport.fitBounds(bounds, true); }); state.viewer.open(source()); };
+    planes.append(said, one);
+  }
+  async function load(data) {
+    const turn = state.turn = (state.turn || 0) + 1;
+    state.tiles = {}; state.shownCase = ""; state.drawn = false; message.hidden = false; message.textContent = "…"; gallery.replaceChildren();
+    try {
+      const [osd, answer] = await Promise.all([openSeadragon(), fetch(data.slide)]), told = await answer.json();
+      if (turn !== state.turn) return;
+      if (!answer.ok) throw new Error(told.message || "The slide cannot be shown.");
+      state.slide = told; focal();
+      if (!state.viewer) {
+        state.viewer = osd({ element: home, prefixUrl: "", showNavigationControl: false, showNavigator: true, navigatorPosition: "TOP_RIGHT", navigatorSizeRatio: 0.18, drawer: "canvas", animationTime: 0.3, maxZoomPixelRatio: 4, visibilityRatio: 0.5, preserveImageSizeOnResize: true, imageLoaderLimit: 6, crossOriginPolicy: false, gestureSettingsMouse: { clickToZoom: false } });
+        for (const event of ["update-viewport", "open", "resize", "animation-finish"]) state.viewer.addHandler(event, draw);
+        state.viewer.addHandler("tile-drawn", () => { state.drawn = true; });
+        state.viewer.innerTracker.keyHandler = null; state.viewer.innerTracker.keyDownHandler = null;
+      }
+      state.viewer.open(source()); state.shownCase = data.case; message.hidden = true;
+      await scores(data, turn);
+    } catch (error) { message.textContent = error.message; root.dataset.state = JSON.stringify({ case: data.case, message: error.message }); }
+  }
+  async function scores(data, turn = state.turn) {
+    const answer = await fetch(data.tiles), told = answer.ok ? await answer.json() : {};
+    if (turn === state.turn) { state.tiles = told; fill(); draw(); }
+  }
+  const keys = (event) => {
+    if (writing(event)) return;
+    const act = { h: () => { state.on = !state.on; draw(); }, "0": () => state.viewer && state.viewer.viewport.goHome(), "[": () => { state.opacity = Math.max(state.opacity - 0.1, 0); opacity.value = 100 * state.opacity; draw(); }, "]": () => { state.opacity = Math.min(state.opacity + 0.1, 1); opacity.value = 100 * state.opacity; draw(); } }[event.key.toLowerCase()];
+    if (act) { event.preventDefault(); act(); }
+  };
+  document.addEventListener("keydown", keys);
+  state.close = () => { document.removeEventListener("keydown", keys); if (state.viewer) state.viewer.destroy(); };
+  state.update = (data) => {
+    const before = state.data; state.data = data;
+    stage.style.height = data.kind === "smear" ? "calc(100vh - 318px)" : "calc(100vh - 356px)"; side.textContent = data.about || "";
+    if (data.slide !== before.slide) load(data);
+    else if (data.hidden !== before.hidden) scores(data);
+    else { if (data.finding !== before.finding) fill(); draw(); }
+  };
+  return state;
+});
