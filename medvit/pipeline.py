@@ -1,16 +1,17 @@
 """Read, answer, write: three stages of a run that overlap, with bounded queues between them.
 
-Worker processes read the next batches and write the last ones while the network, here, works on one. A batch is the same
+Worker processes read the next batches and write the last ones while the network, here, works on a few. A batch is the same
 cases in the same order however often a run was interrupted, so that it answers the same to the last bit.
 """
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from concurrent.futures import Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from threading import Event
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
@@ -21,7 +22,10 @@ from medvit.guard import Pool, Reply
 from medvit.result import Result
 from medvit.tasks.system import System
 
-AHEAD = 2  # batches that are read, and batches that are written, beside the one that is answered
+AHEAD = 2  # batches that are read, and batches that are written, beside those that are answered
+LANES = 4  # the most batches that are answered side by side on a CPU
+
+T = TypeVar("T")
 
 
 class Answer(NamedTuple):
@@ -30,6 +34,12 @@ class Answer(NamedTuple):
     case: Case
     result: Result | Unanswered
     seconds: float
+
+
+class _Answering(NamedTuple):
+    cases: list[Case]
+    seconds: list[float]  # that reading took
+    results: Future[list[Result | Unanswered]]
 
 
 class _Writing(NamedTuple):
@@ -76,29 +86,40 @@ class Pipeline:
                 yield from self._overlapped([[case]], wanted)
 
     def _overlapped(self, batches: Iterable[Sequence[Case]], wanted: Set[str]) -> Iterator[list[Answer]]:
-        reading: deque[list[tuple[Case, Future[Reply]]]] = deque()
-        writing: deque[list[_Writing]] = deque()
-        for cases in batches:
-            if self.stop.is_set():
-                break
-            reading.append([(case, self.pool.submit("read", case)) for case in cases])
-            if len(reading) > AHEAD:
-                writing.append(self._answered(reading.popleft(), wanted))
-            if len(writing) > AHEAD:
-                yield _finished(writing.popleft())
-        while reading and not self.stop.is_set():
-            writing.append(self._answered(reading.popleft(), wanted))
-            if len(writing) > AHEAD:
-                yield _finished(writing.popleft())
-        while writing:
-            yield _finished(writing.popleft())
+        lanes, threads = self._lanes()
+        with ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(threads,)) as network:
+            reading = _ahead((self._reading(cases) for cases in self._while_wanted(batches)), AHEAD)
+            answering = _ahead((self._answering(read, network) for read in self._while_wanted(reading)), lanes)
+            writing = _ahead((self._writing(answered, wanted) for answered in answering), AHEAD)
+            yield from map(_finished, writing)
 
-    def _answered(self, reading: Sequence[tuple[Case, Future[Reply]]], wanted: Set[str]) -> list[_Writing]:
-        """Wait until a batch is read, answer it and have its results written."""
+    def _lanes(self) -> tuple[int, int]:
+        """How many batches are answered side by side, and by how many threads each.
+
+        Threads that share one batch wait for each other at every layer, the longer the busier the workers keep the cores.
+        """
+        threads = torch.get_num_threads()
+        lanes = min(LANES, threads) if self.device == "cpu" and not self.system.at_once else 1
+        return lanes, threads // lanes
+
+    def _while_wanted(self, stage: Iterable[T]) -> Iterator[T]:
+        return takewhile(lambda _: not self.stop.is_set(), stage)
+
+    def _reading(self, cases: Sequence[Case]) -> list[tuple[Case, Future[Reply]]]:
+        """Have a batch read."""
+        return [(case, self.pool.submit("read", case)) for case in cases]
+
+    def _answering(self, reading: Sequence[tuple[Case, Future[Reply]]], network: Executor) -> _Answering:
+        """Wait until a batch is read and have it answered."""
         read = [self._sample(case, future) for case, future in reading]
-        answers = answer(self.system, [sample for sample, _ in read], self.device, self.precision)
+        samples = [sample for sample, _ in read]
+        results = network.submit(answer, self.system, samples, self.device, self.precision)
+        return _Answering([case for case, _ in reading], [seconds for _, seconds in read], results)
+
+    def _writing(self, answering: _Answering, wanted: Set[str]) -> list[_Writing]:
+        """Wait until a batch is answered and have its results written."""
         writing = []
-        for (case, _), (_, seconds), result in zip(reading, read, answers, strict=True):
+        for case, seconds, result in zip(answering.cases, answering.seconds, answering.results.result(), strict=True):
             if case.key in wanted:
                 bare = replace(result, read=None) if isinstance(result, Result) else None  # a system does not travel
                 files = self.pool.submit("write", bare, urgent=True) if bare else None
@@ -113,6 +134,16 @@ class Pipeline:
                 return self.system.collect(case, reply, self.pool)
         except Unanswered as refusal:
             return refusal, 0.0
+
+
+def _ahead(begun: Iterable[T], depth: int) -> Iterator[T]:
+    """What is begun, in order, each when ``depth`` more are begun after it."""
+    waiting: deque[T] = deque()
+    for one in begun:
+        waiting.append(one)
+        if len(waiting) > depth:
+            yield waiting.popleft()
+    yield from waiting
 
 
 def _finished(writing: Sequence[_Writing]) -> list[Answer]:

@@ -1,6 +1,8 @@
 """Reading, answering and writing overlap, in an order and in batches that no interruption changes."""
 
-from threading import Event
+import time
+from dataclasses import replace
+from threading import Barrier, Event, Lock
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from medvit.data.inputs import packed
 from medvit.errors import Halted, Rejected, Unanswered
 from medvit.guard import Pool, Reply
 from medvit.image import Fit
-from medvit.pipeline import AHEAD, Pipeline
+from medvit.pipeline import AHEAD, LANES, Pipeline
 from medvit.result import Finding, Result
 from medvit.tasks.system import System
 
@@ -74,7 +76,8 @@ def desk():
 
 
 @pytest.fixture
-def pipeline(desk):
+def pipeline(desk, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: LANES)
     return Pipeline(Means(), Pool(0, desk.duties), "cpu", "32", Event())
 
 
@@ -98,8 +101,35 @@ def test_reading_stays_a_few_batches_ahead_and_no_more(pipeline, desk):
     batches = [[case] for case in cases(10)]
     first = next(pipeline.answers(batches, {case.key for case in cases(10)}))
     assert first[0].case.uid == "0"
-    assert sum(line.startswith("read") for line in desk.log) == 2 * AHEAD + 1
+    assert sum(line.startswith("read") for line in desk.log) == 2 * AHEAD + LANES + 1
     assert sum(line.startswith("write") for line in desk.log) == AHEAD + 1
+
+
+def test_batches_are_answered_side_by_side(pipeline):
+    class Meeting(Means):
+        barrier = Barrier(LANES)
+
+        def predict_step(self, batch: Batch, index: int = 0) -> list[Result]:
+            self.barrier.wait(10)  # a batch that is answered alone fails here
+            return super().predict_step(batch)
+
+    told = answers(replace(pipeline, system=Meeting()), [[case] for case in cases(2 * LANES)])
+    assert all(isinstance(answer.result, Result) for answer in told)
+
+
+def test_a_system_that_bounds_its_batches_answers_one_at_a_time(pipeline):
+    class Heavy(Means):
+        at_once = 1
+        busy = Lock()
+
+        def predict_step(self, batch: Batch, index: int = 0) -> list[Result]:
+            assert self.busy.acquire(blocking=False)
+            time.sleep(0.01)
+            self.busy.release()
+            return super().predict_step(batch)
+
+    told = answers(replace(pipeline, system=Heavy()), [[case] for case in cases(2 * LANES)])
+    assert all(isinstance(answer.result, Result) for answer in told)
 
 
 def test_what_is_not_wanted_is_computed_with_its_batch_but_neither_written_nor_told(pipeline, desk):
@@ -121,7 +151,8 @@ def test_a_case_that_runs_out_of_memory_is_tried_again_alone_after_all_others(pi
     told = answers(pipeline, [cases(3), [Case("7", "DX", ())]])
     assert [answer.case.uid for answer in told] == ["0", "7", "1", "2"]
     assert all(isinstance(answer.result, Result) for answer in told)
-    assert pipeline.system.batches == [["0", "2"], ["7"], ["1"], ["2"]]
+    assert sorted(pipeline.system.batches[:2]) == [["0", "2"], ["7"]]  # side by side
+    assert pipeline.system.batches[2:] == [["1"], ["2"]]
 
 
 def test_a_case_that_never_fits_into_memory_fails_after_one_more_try(pipeline, desk):
@@ -146,4 +177,4 @@ def test_when_it_shall_stop_the_cases_in_hand_are_written_and_nothing_more_is_re
     told += [answer for answers in found for answer in answers]
     written = [line for line in desk.log if line.startswith("write")]
     assert [f"write {answer.case.uid}" for answer in told] == written
-    assert len(written) == AHEAD + 1 and "read 19" not in desk.log
+    assert len(written) == AHEAD + LANES + 1 and "read 19" not in desk.log

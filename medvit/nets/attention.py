@@ -1,4 +1,4 @@
-"""Multi-head self-attention of the transformer blocks, with a path that trains fast on CPUs."""
+"""Multi-head self-attention of the transformer blocks, with a path that is fast on CPUs."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ class Attention(nn.Module):
             weights = (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(-1)  # (B, h, M, N)
             trace.append(weights)
             out = (weights @ v).transpose(1, 2)  # (B, M, h, d)
-        elif trains_in_bf16_on_cpu(qkv):
+        elif plain_is_faster(qkv):
             out = PlainAttention.apply(qkv, first)  # type: ignore[no-untyped-call]
         else:
             out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
@@ -45,9 +45,9 @@ def split(qkv: Tensor, first: int) -> tuple[Tensor, Tensor, Tensor]:
     return q[:, :, first:], k, v
 
 
-def trains_in_bf16_on_cpu(qkv: Tensor) -> bool:
-    """Whether `PlainAttention` is faster: torch's fused attention has a slow bfloat16 backward pass on CPUs."""
-    return qkv.is_cpu and qkv.dtype == torch.bfloat16 and qkv.requires_grad and qkv.shape[1] <= FEW_TOKENS
+def plain_is_faster(qkv: Tensor) -> bool:
+    """Whether `PlainAttention` is: on CPUs torch's fused attention is slow in bfloat16, backwards still more."""
+    return qkv.is_cpu and qkv.dtype == torch.bfloat16 and qkv.shape[1] <= FEW_TOKENS
 
 
 class PlainAttention(torch.autograd.Function):
