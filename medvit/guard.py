@@ -29,11 +29,13 @@ from typing import Any, NamedTuple, NoReturn, Self
 
 from medvit.budgets import ADDRESS_BYTES, CPU_S, LOAD_S, REPLY_BYTES, WALL_S, WRITTEN_BYTES
 from medvit.errors import MedvitError, Rejected, Unanswered
+from medvit.memory import keep_memory
 from medvit.reply import Reply as Reply
 from medvit.reply import answered, received, refused, sent, understood
 
 PROCESSES = multiprocessing.get_context("forkserver")  # workers inherit nothing but what `preload` names
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+KEPT_MIB = 256  # of freed memory by an idle worker
 STARTING = threading.Lock()  # two threads at once must neither start nor reap processes
 
 Duty = Callable[..., Reply]
@@ -296,6 +298,7 @@ def _serve(line: Connection, load: Load, arguments: tuple[Any, ...], limits: Lim
 
 def _settle(limits: Limits) -> None:
     """Make this process quiet, mortal, of one thread and deaf to what is meant for its parent."""
+    keep_memory(KEPT_MIB)
     os.environ |= dict.fromkeys(ONE_THREAD, "1")  # where the fork server was started for others, it is not said yet
     faulthandler.disable()
     with open(os.devnull, "w") as nowhere:  # noqa: PTH123

@@ -26,6 +26,7 @@ from medvit.duties import NEED_HEAT, WORK, duties
 from medvit.errors import Halted, MedvitError, Unanswered
 from medvit.guard import Pool, preload
 from medvit.journal import Journal, Record
+from medvit.memory import keep_memory
 from medvit.pipeline import Pipeline
 from medvit.progress import progress
 from medvit.result import Result, Run
@@ -64,6 +65,7 @@ def predict(
     refuse_planeless(options.write, system.modalities, options.synthetic_geometry)
     system = system.to(options.device).eval()
     system.explains = not NEED_HEAT.isdisjoint(options.write)
+    keep_memory()
     clock = time.monotonic()
     with locked(out), _stoppable() as stop:
         told = begin(out, settings_of(system.identity, checkpoint, options), inputs, options)

@@ -1,6 +1,5 @@
 """From a workflow to a checkpoint: what it requires is trained first, the best epoch is chosen on validation data."""
 
-import ctypes
 import json
 import logging
 import os
@@ -24,6 +23,7 @@ from lightning.pytorch.loggers import CSVLogger
 from medvit import NOTICE, __version__, weights
 from medvit.atomic import locked, write_text
 from medvit.errors import MedvitError
+from medvit.memory import keep_memory
 from medvit.plain_yaml import read_yaml
 from medvit.tasks.progress import Lines
 from medvit.tasks.system import System
@@ -31,7 +31,6 @@ from medvit.workflow import Workflow, class_of
 
 log = logging.getLogger(__name__)
 
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # malloc.h
 LAST, RELEASE, RESOLVED = "last.ckpt", "model.safetensors", "workflow.yaml"
 
 
@@ -240,14 +239,6 @@ def _report(workflow: Workflow, trainer: Trainer) -> None:
     log.info(
         "best epoch %d: %s %.4f; weights in %s", report["epoch"], best.monitor, report["value"] or 0, workflow.best
     )
-
-
-def keep_memory() -> None:
-    """Tell glibc to keep freed memory: handing it back and faulting it in again costs a training step some percent."""
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 64 << 20)):
-            libc.mallopt(option, value)
 
 
 def _terminal() -> bool:

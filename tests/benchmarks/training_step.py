@@ -26,10 +26,10 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.optim import AdamW, Optimizer
 
+from medvit.memory import keep_memory
 from medvit.nets.mae import MAE
 from medvit.nets.vit import ViT
 from medvit.optim import decay_groups
-from medvit.train import keep_memory
 
 LABELS = 14
 LR = 1e-4
