@@ -320,6 +320,7 @@ def _add_review(verbs: Any) -> None:
     verb.add_argument("--workers", type=int, default=2, help="guarded processes that open pictures (2)")
     verb.add_argument("--verify", action="store_true", help="check the log of decisions and end")
     verb.add_argument("--head", default="", metavar="COUNT:HASH", help="what the log must hold, as an export said")
+    verb.add_argument("--export", type=Path, metavar="FOLDER", help="write what was decided as CSV and JSON and end")
     verb.add_argument("--json", action="store_true", help="print the check as JSON")
 
 
@@ -327,6 +328,8 @@ def review(options: argparse.Namespace) -> int:
     """``medvit review``."""
     if options.verify:
         return _verified(options)
+    if options.export:
+        return _exported(options)
     if options.readers < 1 or options.workers < 1:
         raise MedvitError("--readers and --workers must be at least 1.")
     try:
@@ -344,6 +347,20 @@ def review(options: argparse.Namespace) -> int:
         options.workers,
     )
     serve.start(settings, _words(options.reviewers), options.address, options.port, options.login)
+    return DONE
+
+
+def _exported(options: argparse.Namespace) -> int:
+    from apps.review.export import export
+    from apps.review.readings import Board
+    from apps.review.runs import Run
+    from apps.review.serve import starter
+    from apps.review.store import Store
+
+    for out in options.out:
+        run, store = Run(out).refresh(), Store(out)
+        head = export(run, Board(store).refresh(), store, options.export, starter())
+        print(f"{options.export / f'decisions_{run.name}.csv'} and .json, head {head}")
     return DONE
 
 

@@ -10,6 +10,7 @@ from apps.review import decide
 from apps.review.decide import shown
 from apps.review.readings import WORDS, Decision
 from apps.review.runs import NONE, Row, Run
+from apps.review.tables import plain
 from apps.review.viewers import viewer
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def _chosen(run: Run, row: Row, standing: Mapping[str, Decision], hidden: bool) 
 
 def _line(visit: "Visit", run: Run, row: Row, queue: list[tuple[str, str]], place: int) -> None:
     """Which case this is, and the way to its neighbours."""
-    from apps.review.shell import go, plain
+    from apps.review.shell import go
 
     facts = visit.desk.facts(run.key, row.case)
     identity = " · ".join(f"{plain(said)} {plain(text)}" for said, text in facts.get("identity", {}).items())

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from pydicom.datadict import tag_for_keyword
 
+from apps.review.signing import write_verified
 from medvit.case import CLIPS, PICTURES, SLIDES, Case, digest
 from medvit.errors import Rejected, Unanswered
 from medvit.guard import Duty, Reply
@@ -40,14 +41,9 @@ NOT_DICOM = (*PICTURES, *SLIDES, *CLIPS, ".nii", ".gz")
 def duties() -> Mapping[str, Duty]:
     """The duties of a worker of the app."""
     return {
-        "facts": facts,
-        "film": film,
-        "thumbnail": thumbnail,
-        "slide": slide,
-        "tile": tile,
-        "clip": clip,
-        "slices": slices,
-    }
+        "facts": facts, "film": film, "thumbnail": thumbnail, "slide": slide, "tile": tile, "clip": clip, "slices": slices,
+        "sign": write_verified,
+    }  # fmt: skip
 
 
 def facts(path: str, case: str, identity: bool) -> Reply:

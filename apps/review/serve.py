@@ -68,8 +68,13 @@ def people(reviewers: Sequence[str]) -> tuple[Person, ...]:
         raise MedvitError(f"--reviewers: {wrong[0]!r} is no name. Use letters, digits, dots and dashes.")
     if len(set(reviewers)) < len(reviewers):
         raise MedvitError("--reviewers names somebody twice.")
-    starter = "".join(c if NAME.fullmatch(f"a{c}") else "-" for c in getpass.getuser()) or "reviewer"
-    return (Person(starter, "admin"), *(Person(name) for name in reviewers if name != starter))
+    first = starter()
+    return (Person(first, "admin"), *(Person(name) for name in reviewers if name != first))
+
+
+def starter() -> str:
+    """Whoever starts the app or a command, as the machine knows them."""
+    return "".join(c if NAME.fullmatch(f"a{c}") else "-" for c in getpass.getuser()) or "reviewer"
 
 
 def is_public(address: str) -> bool:

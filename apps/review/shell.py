@@ -10,6 +10,7 @@ from apps.review import agreement_page, analysis_page, case_view, worklist
 from apps.review.desk import Desk, Settings, desk
 from apps.review.door import ROLES, Person
 from apps.review.runs import Run
+from apps.review.tables import plain
 from medvit import NOTICE
 from medvit.errors import MedvitError
 
@@ -80,11 +81,6 @@ def bar(run: Run) -> None:
         f"{plain(about.system)} {plain(about.version)} · weights {plain(about.weights[:8])} · thresholds from validation · "
         f"predicted {plain(about.started[:16].replace('T', ' '))} UTC · {plain(NOTICE)}</div>"
     )
-
-
-def plain(text: object) -> str:
-    """Text for HTML: letters, digits and harmless signs as they are, everything else escaped."""
-    return "".join(c if c.isalnum() or c in " .,:;()+-/_" else f"&#{ord(c)};" for c in str(text))
 
 
 def _person() -> Person | None:
