@@ -124,9 +124,20 @@ class Desk:
         """Size and resolution of a slide."""
         return self.ask("slide", run, case, self.case(run, case)[1].mpp)
 
+    def known_slide(self, run: str, case: str) -> dict[str, Any] | None:
+        """What `slide` told before; None where nobody asked yet, or the file could not be read."""
+        found, row = self.case(run, case)
+        known = self._kept.get(("slide", str(self.path(found, row)), case, row.mpp))
+        return dict(known.result().plain) if known and known.done() and known.exception() is None else None
+
     def tile(self, run: str, case: str, box: tuple[float, float, int, int, float], plane: int | None) -> Future[Reply]:
-        """A rectangle of a slide, once `slide` has proved that it is the case."""
-        self.slide(run, case).result()
+        """A rectangle of a slide, once `slide` has proved that it is the case.
+
+        Raises:
+            Rejected: When it has not been proved.
+        """
+        if self.known_slide(run, case) is None:
+            raise Rejected("unread", "The slide cannot be read.")
         found, row = self.case(run, case)
         return self.pool.submit("tile", str(self.path(found, row)), row.mpp, box, plane, urgent=True)
 

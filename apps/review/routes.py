@@ -48,20 +48,24 @@ def routes(desk: Desk) -> list[Route]:
         run, case = _place(request)
         return _framed(await _of(desk, "slices", run, case))
 
+    async def slide_of(run: str, case: str) -> dict[str, Any]:
+        known = desk.known_slide(run, case)
+        return known or dict((await wrap_future(await run_in_threadpool(desk.slide, run, case))).plain)
+
     async def slide(request: Request) -> Response:
         run, case = _place(request)
-        return JSONResponse((await wrap_future(await run_in_threadpool(desk.slide, run, case))).plain, headers=KEPT)
+        return JSONResponse((await slide_of(run, case)), headers=KEPT)
 
     async def tile(request: Request) -> Response:
         run, case = _place(request)
-        told = (await wrap_future(await run_in_threadpool(desk.slide, run, case))).plain
+        told = await slide_of(run, case)
         wanted = [int(request.path_params[name]) for name in ("level", "column", "row")]
         plane = request.query_params.get("plane", "")
         box = tile_box(told["width"], told["height"], *wanted)
         if box is None:
             return Response(status_code=404)
         number = int(plane) if plane.isdecimal() and len(plane) < 4 else None
-        return _jpeg(await wrap_future(await run_in_threadpool(desk.tile, run, case, box, number)))
+        return _jpeg(await wrap_future(desk.tile(run, case, box, number)))
 
     async def region(request: Request) -> Response:
         run, case = _place(request)
@@ -69,8 +73,10 @@ def routes(desk: Desk) -> list[Route]:
         if not 0 < side <= LARGEST:
             return Response(status_code=404)
         pixels = min(side, CLOSE_UP)
-        box = (float(left), float(top), pixels, pixels, side / pixels)
-        return _jpeg(await wrap_future(await run_in_threadpool(desk.tile, run, case, box, None)))
+        await slide_of(run, case)
+        return _jpeg(
+            await wrap_future(desk.tile(run, case, (float(left), float(top), pixels, pixels, side / pixels), None))
+        )
 
     async def heat(request: Request) -> Response:
         run, case = _place(request)
@@ -82,7 +88,7 @@ def routes(desk: Desk) -> list[Route]:
         run, case = _place(request)
         if _is_blind(desk, request, run, case):
             return JSONResponse({}, headers=FRESH)
-        corner = (await wrap_future(await run_in_threadpool(desk.slide, run, case))).plain["corner"]
+        corner = (await slide_of(run, case))["corner"]
         path = desk.case(run, case)[0].folder / "cases" / case / "tiles.geojson.gz"
         return Response(
             await run_in_threadpool(scores, path, tuple(corner)), media_type="application/json", headers=FRESH

@@ -37,6 +37,10 @@ class Row(NamedTuple):
     origin: Mapping[str, str]
     said: tuple[Said, ...]
     ood: str  # "" where the run did not look whether the case is unlike those it learned from
+    positive: tuple[Said, ...]  # what the AI holds for present
+    strongest: (
+        Said | None
+    )  # the positive finding of the highest probability; where none is positive, the most probable one
 
     @property
     def modality(self) -> str:
@@ -48,16 +52,6 @@ class Row(NamedTuple):
         """Micrometres a level-0 pixel that were given when it was answered; None where the file says them."""
         given = self.origin.get("mpp", "") if self.origin.get("mpp_source") != "file" else ""
         return float(given) if given.replace(".", "", 1).isdecimal() else None
-
-    @property
-    def strongest(self) -> Said | None:
-        """The positive finding of the highest probability; where none is positive, the most probable one."""
-        return max(self.said, key=lambda one: (one.positive, one.probability), default=None)
-
-    @property
-    def positive(self) -> tuple[Said, ...]:
-        """What the AI holds for present."""
-        return tuple(one for one in self.said if one.positive)
 
     def finding(self, name: str) -> Said | None:
         """What the AI says of a finding by name; of `NONE` that nothing is there."""
@@ -144,6 +138,10 @@ class Run:
             return "clip"
         return "volume" if row.source.lower().endswith((".nii", ".nii.gz")) else "film"
 
+    def asks(self, row: Row, blind: bool) -> int:
+        """How many findings a reader is asked about."""
+        return len(row.said) if blind else len(row.positive) or 1
+
     def wanted(self, row: Row, blind: bool) -> tuple[str, ...]:
         """The findings that a reader is asked about: all of them when blind, else what the AI holds for present."""
         if blind:
@@ -186,8 +184,17 @@ def _row(line: bytes) -> Row | None:
             Said(one["label"], one["code"], float(one["probability"]), float(one["threshold"]), bool(one["positive"]))
             for one in record["findings"]
         )
-        return Row(record["case"], record["key"], record["source"], record["header"], record["origin"], said,
-                   str(record.get("ood", "")))  # fmt: skip
+        return Row(
+            record["case"],
+            record["key"],
+            record["source"],
+            record["header"],
+            record["origin"],
+            said,
+            str(record.get("ood", "")),
+            tuple(one for one in said if one.positive),
+            max(said, key=lambda one: (one.positive, one.probability), default=None),
+        )
     except (ValueError, KeyError, TypeError):
         return None
 

@@ -53,6 +53,7 @@ def configuration(address: str, port: int) -> dict[str, Any]:
         "logger.level": "warning",
         "logger.hideWelcomeMessage": True,
         "runner.magicEnabled": False,
+        "runner.postScriptGC": False,  # it would look through all cases after every click
         **{f"theme.{name}": value for name, value in THEME.items()},
     }
 

@@ -6,6 +6,7 @@ missing row shows; beside the database `heads.txt` gets a line a row, so that ro
 Source: SQLite's WAL mode needs one host and a local disk (sqlite.org/wal.html); reading before writing needs BEGIN IMMEDIATE.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -19,7 +20,7 @@ from typing import Any, NamedTuple
 from medvit.errors import Halted, MedvitError
 
 FOLDER = "review"  # in the run's folder
-DATABASE, HEADS = "decisions.sqlite", "heads.txt"
+DATABASE, HEADS, LOCK = "decisions.sqlite", "heads.txt", ".lock"
 PATIENCE_S = 30.0  # that a writer waits for others
 START = "0" * 64  # the hash before the first row
 KINDS = ("decision", "undo", "note", "opened", "shown", "mask", "export", "entered")
@@ -125,7 +126,7 @@ class Store:
         text = json.dumps(dict(body or {}), sort_keys=True, separators=(",", ":"))
         if len(text) > LONGEST:
             raise MedvitError("This is too long to be kept. Shorten it.")
-        with self._open() as base:
+        with self._open() as base, self._turn():  # in this order: whoever closes last tidies up, which takes time
             base.execute("BEGIN IMMEDIATE")  # from here on nobody else writes
             if after is not None:
                 latest = _latest(base, reviewer, case, finding)
@@ -138,7 +139,7 @@ class Store:
             entry = entry._replace(hash=seal(entry))
             base.execute("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", entry)
             base.execute("COMMIT")
-        self._witness(entry)
+            self._witness(entry)
         return entry
 
     def since(self, seq: int = 0) -> list[Entry]:
@@ -177,6 +178,17 @@ class Store:
         for old in sorted(folder.glob("*.sqlite"))[:-keep]:
             old.unlink()
         return copy
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Wait for one's turn: writers queue in the kernel, which is fairer than trying again and again."""
+        try:
+            queue = (self.folder / LOCK).open("a")
+        except OSError as error:
+            raise Halted(f"{self.folder} cannot be written: {error.strerror}. Nothing was changed.") from error
+        with queue:
+            fcntl.flock(queue, fcntl.LOCK_EX)  # let go by the kernel when the process ends, however it ends
+            yield
 
     def _witness(self, entry: Entry) -> None:
         """Note a committed row in a file of its own; where a crash comes before this, the file is only behind."""

@@ -55,7 +55,7 @@ def lines(
             if not _shows(row, chosen, blind):
                 continue
             decided = counts.get(row.case, {})
-            how = state(decided.get(reviewer, 0), len(run.wanted(row, blind)))
+            how = state(decided.get(reviewer, 0), run.asks(row, blind))
             if chosen.state in (OPEN, PARTLY, READ) and how != chosen.state:
                 continue
             if chosen.state == "not read" and how == READ:
@@ -194,7 +194,7 @@ def _empty(visit: "Visit", running: bool) -> str:
 def _shown(visit: "Visit", line: Line) -> dict[str, Any]:
     """A case as the browser shows it; nothing of the AI's answer where the reader is blind."""
     run, row, blind = line.run, line.row, visit.settings.blind
-    read = len(list(readers(dict(line.counts), len(run.wanted(row, blind)))))
+    read = len(list(readers(dict(line.counts), run.asks(row, blind))))
     told: dict[str, Any] = {
         "run": run.key, "case": row.case, "kind": row.modality or run.kind(row),
         "thumbnail": f"/review/thumbnail/{run.key}/{row.case}",
