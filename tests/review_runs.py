@@ -7,6 +7,8 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -139,13 +141,7 @@ class App:
                 break
         else:
             raise AssertionError("".join(said))
-        until = time.monotonic() + 60
-        while time.monotonic() < until:
-            with socket.socket() as line_in:
-                if line_in.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
-            time.sleep(0.1)
-        raise AssertionError("the app does not answer")
+        answered(self)
 
     @property
     def root(self) -> str:
@@ -156,3 +152,16 @@ class App:
         """Stop it."""
         self.process.terminate()
         self.process.communicate(timeout=30)
+
+
+def answered(app: App, patience_s: float = 60) -> None:
+    """Wait until the app answers; a connection made before that would stay slow."""
+    until = time.monotonic() + patience_s
+    while time.monotonic() < until:
+        try:
+            urllib.request.urlopen(app.root, timeout=20)
+        except urllib.error.HTTPError:  # it refuses us, so it is there
+            return
+        except OSError:
+            time.sleep(0.1)
+    raise AssertionError("the app does not answer")

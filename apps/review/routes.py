@@ -34,7 +34,8 @@ def routes(desk: Desk) -> list[Route]:
     async def thumbnail(request: Request) -> Response:
         run, case = _place(request)
         kind = desk.runs[run].kind(desk.case(run, case)[1])
-        return _jpeg(await _of(desk, "thumbnail", run, case, kind, THUMBNAIL))
+        found = await run_in_threadpool(desk.ask, "thumbnail", run, case, kind, THUMBNAIL, urgent=False)
+        return _jpeg(await wrap_future(found))
 
     async def film(request: Request) -> Response:
         run, case = _place(request)

@@ -101,14 +101,17 @@ export default (component) => mounted(component, (root) => {
     const fetching = state.fetching = new AbortController();
     state.film = null; state.maps = []; state.shownCase = ""; message.hidden = false; message.textContent = "…"; draw();
     try {
-      const [told, bytes, start] = await framed(data.film, fetching.signal);
+      const ahead = state.ahead && state.ahead.url === data.film ? state.ahead.film : framed(data.film, fetching.signal);
+      state.ahead = null;
+      const [told, bytes, start] = await ahead;
+      if (fetching !== state.fetching) return;
       const width = Math.floor(told.columns / told.step), height = Math.floor(told.rows / told.step);
       const bare = new OffscreenCanvas(width, height);
       state.film = { told, width, height, values: new Uint16Array(bytes, start), picture: new ImageData(width, height), bare };
       state.centre = 0.5; state.width = 1; state.invert = false; state.shownCase = data.case; message.hidden = true; size(); state.fitted = true; fit(); tone();
     } catch (error) { if (error.name !== "AbortError") { message.textContent = error.message; root.dataset.state = JSON.stringify({ case: data.case, message: error.message }); } return; }
     await maps(data, fetching.signal);
-    if (data.next) fetch(data.next).catch(() => {});
+    if (data.next) { state.ahead = { url: data.next, film: framed(data.next) }; state.ahead.film.catch(() => { state.ahead = null; }); }
   }
   async function maps(data, signal) {
     try { const answer = await fetch(data.heat, { signal }); state.maps = answer.ok ? await answer.json() : []; } catch (error) { state.maps = []; }

@@ -1,6 +1,18 @@
 // The worklist: a row a case. Clicking a row, or Enter on it, opens the case; arrows move between rows.
 export default (component) => mounted(component, (root) => {
-  const state = {};
+  const state = {}, kept = new Map(), queue = [], leaving = new AbortController();
+  let busy = 0;
+  // Thumbnails come two at a time and only where they are seen, so that they never stand before the film that is opened.
+  const seen = new IntersectionObserver((all) => { for (const one of all) if (one.isIntersecting) { seen.unobserve(one.target); queue.push(one.target); fetchSome(); } });
+  function fetchSome() {
+    while (busy < 2 && queue.length) {
+      const picture = queue.shift(), url = picture.dataset.src;
+      if (!picture.isConnected) continue;
+      busy += 1;
+      fetch(url, { signal: leaving.signal }).then((answer) => (answer.ok ? answer.blob() : null)).then((blob) => { if (blob) { kept.set(url, URL.createObjectURL(blob)); picture.src = kept.get(url); picture.style.visibility = ""; } }).catch(() => {}).finally(() => { busy -= 1; fetchSome(); });
+    }
+  }
+  state.close = () => { leaving.abort(); seen.disconnect(); for (const url of kept.values()) URL.revokeObjectURL(url); };
   const open = (one) => state.component.setTriggerValue("open", { run: one.run, case: one.case, nonce: Date.now() });
   const grid = "48px 150px 64px minmax(120px,1fr) 150px 92px 110px 110px";
   state.update = (data) => {
@@ -19,9 +31,8 @@ export default (component) => mounted(component, (root) => {
   function row(one) {
     const line = element("div", "row"); line.style.gridTemplateColumns = grid; line.tabIndex = 0;
     line.setAttribute("role", "row"); line.dataset.case = one.case; line.setAttribute("aria-selected", one.here ? "true" : "false");
-    const picture = element("img"); picture.loading = "lazy"; picture.alt = ""; picture.width = 44; picture.height = 34;
-    picture.style.cssText = "object-fit:contain;background:#000;border-radius:3px"; picture.src = one.thumbnail;
-    picture.onerror = () => { picture.style.visibility = "hidden"; };
+    const picture = element("img"); picture.alt = ""; picture.width = 44; picture.height = 34;
+    picture.style.cssText = "object-fit:contain;background:#000;border-radius:3px"; if (kept.has(one.thumbnail)) picture.src = kept.get(one.thumbnail); else { picture.dataset.src = one.thumbnail; picture.style.visibility = "hidden"; seen.observe(picture); }
     const name = element("span", "cut"); name.append(element("span", "mono", one.case)); if (one.run_name) name.append(element("div", "soft cut", one.run_name));
     const finding = element("span", "cut");
     if (one.finding) { finding.append(element("span", one.positive ? "strong" : "soft", one.finding)); if (one.more) finding.append(element("span", "soft", ` + ${one.more} more`)); }
