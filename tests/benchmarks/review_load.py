@@ -84,9 +84,8 @@ class Reviewer:
                     self.buttons[found[1]] = button.id
             elif kind == "page_info_changed":
                 self.query = told.page_info_changed.query_string
-            elif kind == "script_finished":
-                if told.script_finished == ForwardMsg.FINISHED_SUCCESSFULLY:
-                    return
+            elif kind == "script_finished" and told.script_finished == ForwardMsg.FINISHED_SUCCESSFULLY:
+                return
 
 
 def people(app: review_runs.App, out: Path, count: int, decisions: int) -> None:
@@ -106,9 +105,11 @@ def people(app: review_runs.App, out: Path, count: int, decisions: int) -> None:
     )
     meant = Counter((one.name, *what) for one in reviewers for what in one.decided)
     lost, foreign = sum((meant - wrote).values()), sum((wrote - meant).values())
-    print(f"{count} reviewers, {sum(meant.values())} decisions in {seconds:.0f} s: wait median {np.median(waited):.2f} s, "
-          f"p95 {np.quantile(waited, 0.95):.2f} s, longest {waited.max():.2f} s; {lost} lost, {foreign} misattributed, "
-          f"log faults {len(verify(out).faults)}; the server computed {used:.0f} s, {1000 * used / len(waited):.0f} ms a click")  # fmt: skip
+    print(
+        f"{count} reviewers, {sum(meant.values())} decisions in {seconds:.0f} s: wait median {np.median(waited):.2f} s, "
+        f"p95 {np.quantile(waited, 0.95):.2f} s, longest {waited.max():.2f} s; {lost} lost, {foreign} misattributed, "
+        f"log faults {len(verify(out).faults)}; the server computed {used:.0f} s, {1000 * used / len(waited):.0f} ms a click"
+    )
 
 
 def processor_s(app: review_runs.App) -> float:
@@ -140,10 +141,12 @@ def pages(app: review_runs.App, run: Run) -> None:
             page.goto(app.root)
             page.wait_for_selector("[role=row][data-case]")
             paints.append((time.perf_counter() - begun, processor_s(app) - used))
-        print(f"worklist of {len(run.rows):,} cases, first paint: median {np.median(paints, 0)[0]:.2f} s, of which the server "
-              f"computed {np.median(paints, 0)[1]:.2f} s")  # fmt: skip
+        print(
+            f"worklist of {len(run.rows):,} cases, first paint: median {np.median(paints, 0)[0]:.2f} s, of which the server "
+            f"computed {np.median(paints, 0)[1]:.2f} s"
+        )
         page.locator("[role=row][data-case]").first.click()
-        shown = "() => { const one = [...document.querySelectorAll('*')].map((e) => e.shadowRoot && e.shadowRoot.querySelector('[data-state]')).find(Boolean) || document.querySelector('[data-state]'); return one ? JSON.parse(one.dataset.state).case : '' }"  # fmt: skip # noqa: E501
+        shown = "() => { const one = [...document.querySelectorAll('*')].map((e) => e.shadowRoot && e.shadowRoot.querySelector('[data-state]')).find(Boolean) || document.querySelector('[data-state]'); return one ? JSON.parse(one.dataset.state).case : '' }"  # noqa: E501
         page.wait_for_function(f"({shown})() !== ''")
         waits = []
         for _ in range(FILMS - 2):
@@ -158,8 +161,10 @@ def pages(app: review_runs.App, run: Run) -> None:
             )
             waits.append((time.perf_counter() - begun, processor_s(app) - used))
         waits.sort()
-        print(f"next case, films of {FILM[1]} x {FILM[0]}: median {np.median(waits, 0)[0]:.2f} s, longest {waits[-1][0]:.2f} s, of which "
-              f"the server computed {np.median(waits, 0)[1]:.2f} s")  # fmt: skip
+        print(
+            f"next case, films of {FILM[1]} x {FILM[0]}: median {np.median(waits, 0)[0]:.2f} s, longest {waits[-1][0]:.2f} s, of which "
+            f"the server computed {np.median(waits, 0)[1]:.2f} s"
+        )
         browser.close()
 
 
@@ -187,8 +192,10 @@ def tiles(folder: Path) -> None:
             used = processor_s(app)
         assert answer.status == 200, answer.status
     used = processor_s(app) - used
-    print(f"{TILES} tiles of a slide of 40,000 pixels: median {1000 * np.median(waits):.0f} ms, p95 {1000 * np.quantile(waits, 0.95):.0f} "
-          f"ms; the server computed {1000 * used / TILES:.0f} ms a tile")  # fmt: skip
+    print(
+        f"{TILES} tiles of a slide of 40,000 pixels: median {1000 * np.median(waits):.0f} ms, p95 {1000 * np.quantile(waits, 0.95):.0f} "
+        f"ms; the server computed {1000 * used / TILES:.0f} ms a tile"
+    )
     app.close()
 
 

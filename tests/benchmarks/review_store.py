@@ -40,8 +40,10 @@ def writes(out: Path) -> None:
     printed = sum(len(process.communicate()[0].splitlines()) for process in team)
     seconds, verdict = time.perf_counter() - begun, verify(out)
     waited.sort()
-    print(f"concurrent writes: {printed + len(waited)} announced, {verdict.rows} committed, {len(verdict.faults)} faults, "
-          f"{seconds:.1f} s, median {1000 * waited[len(waited) // 2]:.0f} ms, p99 {1000 * waited[int(len(waited) * 0.99)]:.0f} ms")  # fmt: skip
+    print(
+        f"concurrent writes: {printed + len(waited)} announced, {verdict.rows} committed, {len(verdict.faults)} faults, "
+        f"{seconds:.1f} s, median {1000 * waited[len(waited) // 2]:.0f} ms, p99 {1000 * waited[int(len(waited) * 0.99)]:.0f} ms"
+    )
 
 
 def kills(out: Path) -> None:
@@ -50,8 +52,10 @@ def kills(out: Path) -> None:
 
     announced = kill_writers(out, 40, 7)
     verdict = verify(out)
-    print(f"40 kill -9: {announced} announced and all there, {verdict.rows} rows, integrity {Store(out).sound() or 'ok'}, "
-          f"{len(verdict.faults)} faults")  # fmt: skip
+    print(
+        f"40 kill -9: {announced} announced and all there, {verdict.rows} rows, integrity {Store(out).sound() or 'ok'}, "
+        f"{len(verdict.faults)} faults"
+    )
 
 
 def forgeries(out: Path, count: int = 1000, rows: int = 200) -> None:
