@@ -7,7 +7,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -26,7 +26,7 @@ STATUSES = ("ok", "skipped", "rejected", "failed")
 VERSIONS = ("torch", "lightning", "numpy", "pydicom", "highdicom", "pillow")
 # What results need on the disk, at most: bytes a case, and for each pixel of its film by writer.
 CASE_BYTES = 100_000
-BYTES_A_PIXEL = {"heat": 3, "sc": 3, "pm": 4, "seg": 1}
+BYTES_A_PIXEL = {"heat": 3, "sc": 3, "pm": 4, "seg": 1, "png": 3, "nifti": 1}
 UNKNOWN_PIXELS = 4_000_000
 PIXELS_A_BYTE = 100  # of a compressed film
 SPARE_BYTES = 50_000_000  # tables, and room for others
@@ -48,10 +48,10 @@ class Options:
         series: Answer only these Series Instance UIDs; all when empty.
         shard: Which part of the inputs is this run's, counted from 1, and how many parts there are.
         synthetic_geometry: Whether objects of radiographs may carry an invented plane, see `medvit.result.Run`.
-        mpp: What the user says about the pixel sizes of slides, see `medvit.data.slides.Resolution`.
+        told: What the user says about all inputs, by option, as `medvit.tasks.system.System.told` keeps it.
     """
 
-    write: tuple[str, ...] = ("csv", "heat", "sr", "sc", "geojson", "gallery")
+    write: tuple[str, ...] = ("csv", "heat", "sr", "sc", "geojson", "gallery", "png", "nifti")
     batch_size: int = 16
     workers: int = 0
     precision: str = "32"
@@ -62,7 +62,7 @@ class Options:
     series: tuple[str, ...] = ()
     shard: tuple[int, int] = (1, 1)
     synthetic_geometry: bool = False
-    mpp: str = ""
+    told: Mapping[str, str] = field(default_factory=dict)
 
 
 def refuse_small_disk(out: Path, found: Sequence[Found], write: Sequence[str]) -> None:
@@ -85,7 +85,7 @@ def refuse_small_disk(out: Path, found: Sequence[Found], write: Sequence[str]) -
 
 def _pixels(case: Case) -> int:
     """What the header says, and no more than a file of this size can hold: one that lies must not stop the others."""
-    told = int(case.header.get("rows") or 0) * int(case.header.get("columns") or 0) or UNKNOWN_PIXELS
+    told = len(case.files) * int(case.header.get("rows") or 0) * int(case.header.get("columns") or 0) or UNKNOWN_PIXELS
     try:
         return min(told, PIXELS_A_BYTE * sum(file.stat().st_size for file in case.files))
     except OSError:  # it is gone meanwhile
@@ -104,7 +104,7 @@ def settings_of(system: str, checkpoint: Mapping[str, Any], options: Options) ->
         "series": sorted(options.series),
         "shard": list(options.shard),
         "synthetic_geometry": options.synthetic_geometry,
-        "mpp": options.mpp,
+        **options.told,
     }
 
 
@@ -150,7 +150,7 @@ def _earlier(file: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
         datetime.fromisoformat(kept["started"])
     except (ValueError, KeyError, TypeError):
         raise MedvitError(f"{file} is damaged, so nobody knows what answered here. Choose another folder.") from None
-    changed = [key for key in settings if before.get(key) != settings[key]]
+    changed = [key for key in {**settings, **before} if before.get(key) != settings.get(key)]
     if changed:
         raise MedvitError(f"{file.parent} holds a run with another {', '.join(changed)}. Choose another folder.")
     return kept

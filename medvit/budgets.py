@@ -16,6 +16,7 @@ FRAMES = 100_000
 DECODED_BYTES = 2 * GIB  # all frames together
 DECODED_RATIO = 1_000  # decoded to compressed bytes, for what decodes to more than
 RATIO_FREE_BYTES = 4 * MIB
+VOLUME_VOXELS = 300_000_000  # all slices of a volume together; four bytes each once they are read
 CLIP_PIXELS = 300_000_000  # all frames of a clip together; four bytes each once they are read
 
 # One call of a worker process.

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import hashlib
+import math
 import os
 import re
 import struct
@@ -23,8 +24,12 @@ PICTURES = (".png", ".jpg", ".jpeg")
 SLIDES = (".svs", ".ndpi", ".mrxs", ".tif", ".tiff", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".czi")
 WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"  # VL Whole Slide Microscopy Image Storage
 MICROSCOPY = "SM"  # the modality of slides
+STACKED = ("CT", "MR")  # modalities whose slices form a volume
+SLICES = ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4")  # CT and MR Image Storage
 CLIPS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".mpg", ".mpeg")
 ULTRASOUND = "US"  # the modality of clips
+NIFTI = (".nii", ".nii.gz")
+VOLUME = "NIFTI"  # stands for the modality of such files, which do not say theirs
 DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
 # Everything that pydicom and its codecs were seen to raise on damaged files.
 DAMAGE = (
@@ -48,13 +53,14 @@ FACTS = ("modality", "view", "sex", "age", "site", "device")
 
 
 class Box(NamedTuple):
-    """Where a finding lies: source pixels, 0-based, half open."""
+    """Where a finding lies: source pixels, 0-based, half open; of volumes on a slice, counted from 0."""
 
     label: str
     x_min: float
     y_min: float
     x_max: float
     y_max: float
+    slice: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +137,7 @@ def read_table(table: Path | str, labels: Sequence[str] = (), boxes: Path | str 
     """
     table = Path(table)
     rows = read_csv(table, ("path", "patient_id", "split", *labels))
-    marked = _read_boxes(Path(boxes)) if boxes else {}
+    marked = read_boxes(Path(boxes)) if boxes else {}
     splits: dict[str, list[Case]] = defaultdict(list)
     for number, row in enumerate(rows, 2):
         where = f"{table}:{number}"
@@ -225,15 +231,32 @@ def check_patients(table: Path, splits: Mapping[str, Sequence[Case]]) -> None:
         )
 
 
-def _read_boxes(table: Path) -> dict[str, list[Box]]:
+def read_boxes(table: Path) -> dict[str, list[Box]]:
+    """Boxes by path, of a CSV of ``path, label, x_min, y_min, x_max, y_max`` and, for volumes, ``slice``.
+
+    Raises:
+        MedvitError: For what is no number, and for a box without area.
+    """
     boxes: dict[str, list[Box]] = defaultdict(list)
     edges = ("x_min", "y_min", "x_max", "y_max")
     for number, row in enumerate(read_csv(table, ("path", "label", *edges)), 2):
+        where = f"{table}:{number}"
         try:
-            box = Box(row["label"], *(float(row[edge]) for edge in edges))
+            left, top, right, bottom = (float(row[edge]) for edge in edges)
         except ValueError:
-            raise MedvitError(f"{table}:{number}: {', '.join(edges)} must be numbers of source pixels.") from None
+            left = top = right = bottom = math.nan
+        if not all(map(math.isfinite, (left, top, right, bottom))):
+            raise MedvitError(f"{where}: {', '.join(edges)} must be numbers of source pixels.")
+        box = Box(row["label"], left, top, right, bottom, slice_of(row, where))
         if not (box.x_min < box.x_max and box.y_min < box.y_max):
-            raise MedvitError(f"{table}:{number}: the box has no area.")
+            raise MedvitError(f"{where}: the box has no area.")
         boxes[row["path"]].append(box)
     return boxes
+
+
+def slice_of(row: Mapping[str, str], where: str) -> int | None:
+    """The slice that a row of a table names, counted from 0; None where it names none."""
+    text = row.get("slice", "").strip()
+    if text and not text.isdecimal():
+        raise MedvitError(f"{where}: slice is {text!r}; it must be a whole number, counted from 0, or empty.")
+    return int(text) if text else None

@@ -13,7 +13,8 @@ from medvit import NOTICE, __version__
 from medvit.errors import Halted, MedvitError
 
 DONE, NOTHING, WRONG, PARTLY = 0, 1, 2, 3
-WRITE = "csv,heat,sr,sc,geojson,gallery"
+WRITE = "csv,heat,sr,sc,geojson,gallery,png,nifti"
+TOLD = ("mpp", "boxes", "points", "clean")  # options that a system takes, see `System.told`
 MOST_WORKERS = 8  # by default; more of them wait for the network
 EPILOG = f"""exit codes: 0 every input answered or skipped; 3 done, but some were rejected or failed;
 2 the command is wrong; 1 nothing could be done.  {NOTICE}"""
@@ -109,7 +110,9 @@ def train(options: argparse.Namespace) -> int:
 def _add_predict(verbs: Any) -> None:
     verb = _verb(verbs, "predict", predict, "Answer files and folders of cases.")
     verb.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="best.ckpt or model.safetensors of a run")
-    verb.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="DICOM, PNG or JPEG files, folders, zips")
+    verb.add_argument(
+        "inputs", nargs="+", type=Path, metavar="INPUT", help="DICOM, PNG, JPEG or NIfTI files, folders, zips"
+    )
     verb.add_argument("-o", "--out", type=Path, required=True, help="the folder for tables, pictures and DICOM objects")
     verb.add_argument("--write", default=WRITE, help=f"what to write: {WRITE} (default), also pm and seg")
     verb.add_argument(
@@ -118,6 +121,15 @@ def _add_predict(verbs: Any) -> None:
     verb.add_argument("--modality", default="", metavar="CR,DX", help="answer these modalities only")
     verb.add_argument("--series", default="", metavar="UID,UID", help="answer these series only")
     verb.add_argument("--shard", default="1/1", metavar="I/N", help="answer the I-th of N parts of the inputs")
+    verb.add_argument(
+        "--boxes", default="", metavar="CSV", help="what to outline: path, label, x_min, y_min, x_max, y_max[, slice]"
+    )
+    verb.add_argument(
+        "--points", default="", metavar="CSV", help="path, label, x, y, inside[, slice], inside being 1 or 0"
+    )
+    verb.add_argument(
+        "--clean", default="", metavar="largest,N", help="keep the largest part of a mask, drop parts below N pixels"
+    )
     _add_work(verb)
     verb.add_argument("--batch-size", type=int, default=16, help="cases answered at once (16)")
     verb.add_argument("--on-error", choices=("skip", "stop"), default="skip", help="what a bad input does (skip)")
@@ -173,8 +185,7 @@ def predict(options: argparse.Namespace) -> int:
     device = _device(options.device)
     card, state = weights.read_own(options.checkpoint)
     system = workflow.build_system(card, state, options.checkpoint)
-    if options.mpp:
-        system.told_mpp(options.mpp)
+    told = {name: system.told(name, getattr(options, name)) for name in TOLD if getattr(options, name)}
     identity = {"name": options.checkpoint.name, "sha256": weights.file_digest(options.checkpoint), **card}
     how = Options(
         write=write,
@@ -188,7 +199,7 @@ def predict(options: argparse.Namespace) -> int:
         series=_words(options.series),
         shard=(int(part), int(parts)),
         synthetic_geometry=options.synthetic_geometry,
-        mpp=options.mpp,
+        told=told,
     )
     return _told(options, answer(system, identity, options.inputs, options.out, how))
 
@@ -236,15 +247,14 @@ def embed(options: argparse.Namespace) -> int:
     else:
         system = workflow.load_system(options.checkpoint)
         identity = {"name": options.checkpoint.name, "sha256": weights.file_digest(options.checkpoint)}
-    if options.mpp:
-        system.told_mpp(options.mpp)
+    told = {"mpp": system.told("mpp", options.mpp)} if options.mpp else {}
     how = Options(
         write=(),
         workers=options.workers,
         precision=doctor.precision(device) if options.precision == "auto" else options.precision,
         device=device,
         resume=options.resume,
-        mpp=options.mpp,
+        told=told,
     )
     return _told(options, describe(system, identity, options.inputs, options.out, how, options.half))
 

@@ -76,6 +76,18 @@ CODES = {
     "Hernia": Code("HERNIA", PRIVATE, "Hernia", "NIH's label is wider than SCT 84089009 Hiatal hernia", _DAY),
 }
 
+# Organs that masks may be of, by names as people write them; not case-sensitive.
+_ORGANS = "DICOM PS3.16 as in pydicom's tables, CID 7151"
+ORGANS = {
+    name.lower(): Code(value, "SCT", name, _ORGANS, _DAY)
+    for name, value in (
+        ("Liver", "10200004"), ("Spleen", "78961009"), ("Kidney", "64033007"), ("Pancreas", "15776009"),
+        ("Stomach", "69695003"), ("Gallbladder", "28231008"), ("Aorta", "15825003"),
+        ("Heart", "80891009"), ("Lung", "39607008"), ("Brain", "12738006"),
+        ("Hippocampus", "5366008"), ("Prostate", "41216001"), ("Esophagus", "32849002"), ("Spine", "421060004"),
+    )
+}  # fmt: skip
+
 # What written objects say beside the labels: what was measured, how, and of what kind it is.
 _DICT = "DICOM PS3.16 as in pydicom's tables"
 TERMS = {
@@ -88,6 +100,8 @@ TERMS = {
     "absent": Code("272519000", "SCT", "Absent", f"{_DICT}, CID 240", _DAY),
     "no units": Code("1", "UCUM", "no units", f"{_DICT}, CID 7181", _DAY),
     "abnormal structure": Code("49755003", "SCT", "Morphologically Abnormal Structure", f"{_DICT}, CID 7150", _DAY),
+    "anatomical structure": Code("91723000", "SCT", "Anatomical Structure", f"{_DICT}, CID 7150", _DAY),
+    "place": Code("309825002", "SCT", "Spatial and Relational Concept", f"{_DICT}, CID 7150", _DAY),
     "radiograph": Code("43468-8", "LN", "XR unspecified body region", f"{_DICT}, CID 100", _DAY),
     "imaging": Code("363679005", "SCT", "Imaging procedure", f"{_DICT}, CID 100", _DAY),
     "class activation": Code("130402", "DCM", "Class activation", f"{_DICT}, CID 217", _DAY),
@@ -115,7 +129,12 @@ LABEL_SETS = {
 def code_of(name: str) -> Code:
     """The code of a finding; a name outside the table gets a private code made of it."""
     value = "".join(c if c.isalnum() else "-" for c in name.upper())[:16]
-    return CODES.get(name, Code(value, PRIVATE, name))
+    return CODES.get(name) or ORGANS.get(name.lower()) or Code(value, PRIVATE, name)
+
+
+def category_of(name: str) -> str:
+    """What a label is, as one of `TERMS`: an organ, a finding, or a place that somebody asked about and named as they liked."""
+    return "abnormal structure" if name in CODES else "anatomical structure" if name.lower() in ORGANS else "place"
 
 
 def labels_of(names: str | Iterable[str]) -> tuple[Label, ...]:

@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from medvit.case import MICROSCOPY, ULTRASOUND, WHOLE_SLIDE, Case, digest
+from medvit.case import MICROSCOPY, SLICES, ULTRASOUND, VOLUME, WHOLE_SLIDE, Case, digest
 from medvit.duplicates import duplicates
 from medvit.errors import MedvitError, Rejected, Skipped, Unanswered
 from medvit.guard import Pool, Reply
@@ -24,7 +24,12 @@ from medvit.readers.zips import START, Member, Progress
 from medvit.reply import REFUSALS
 
 CHUNK = 64  # files whose headers are read by one call
-BY_NAME = {"picture": "", "slide": MICROSCOPY, "clip": ULTRASOUND}  # modality of what is told by its name alone
+BY_NAME = {
+    "picture": "",
+    "slide": MICROSCOPY,
+    "clip": ULTRASOUND,
+    "volume": VOLUME,
+}  # modality of what is told by its name alone
 NONSENSE = Rejected("crashed", "The process that worked on it answered nonsense.")
 AHEAD = 3  # calls a worker that are made before their answers are needed
 
@@ -117,7 +122,7 @@ def discover(
     twice = duplicates((case for index in answerable if (case := found[index].case)), pool)
     for index, refusal in zip(answerable, twice, strict=True):
         found[index] = found[index]._replace(refusal=refusal)
-    return sorted(found, key=_place)
+    return _volumes(sorted(found, key=_place))
 
 
 def scan(inputs: Iterable[Path | str], pool: Pool, unpack_to: Path | None = None) -> Iterator[Found]:
@@ -258,6 +263,28 @@ def _joined(found: Iterable[Found]) -> list[Found]:
         if first.case:
             found[members[0]] = first._replace(case=replace(first.case, uid=series, files=files))
     return found
+
+
+def _volumes(found: list[Found]) -> list[Found]:
+    """The answerable slices of one series of CT or MR as one case; the first of them stands for it."""
+    series: defaultdict[str, list[int]] = defaultdict(list)
+    for index, one in enumerate(found):
+        if (
+            one.case
+            and not one.refusal
+            and one.case.header.get("sop_class") in SLICES
+            and one.case.header["series_uid"]
+        ):
+            series[one.case.header["series_uid"]].append(index)
+    part = Skipped("series_part", "It is a slice of a series, which is answered as a whole with its first file.")
+    for uid, members in series.items():
+        files = tuple(case.files[0] for index in members if (case := found[index].case))
+        first = found[members[0]]
+        if first.case and len(members) > 1:
+            found[members[0]] = first._replace(case=replace(first.case, uid=uid, files=files))
+            for index in members[1:]:
+                found[index] = found[index]._replace(case=None, refusal=part)
+    return sorted(found, key=_place)
 
 
 def _masked(path: str, given: int, naming: Collection[str]) -> str:

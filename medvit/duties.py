@@ -23,6 +23,8 @@ from medvit.writers.capture import write_capture
 from medvit.writers.gallery import write_gallery
 from medvit.writers.geojson import write_tiles
 from medvit.writers.heat import write_heat
+from medvit.writers.masks import write_mask_pictures
+from medvit.writers.nifti import write_nifti
 from medvit.writers.parametric import write_parametric
 from medvit.writers.report import write_report
 from medvit.writers.segmentation import write_segmentation
@@ -37,6 +39,8 @@ WRITERS: dict[str, Writer | None] = {
     "seg": write_segmentation,
     "geojson": write_tiles,
     "gallery": write_gallery,
+    "png": write_mask_pictures,
+    "nifti": write_nifti,
 }
 OF_FILMS = frozenset({"sc", "pm", "seg"})  # writers that do not know slides
 NEED_HEAT = frozenset({"heat", "sc", "pm"})  # writers for which heat maps are computed

@@ -2,12 +2,31 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 Plane = NDArray[np.float32]
+
+
+class Place(Protocol):
+    """Where the voxels of a volume lie in the patient: what is needed to write masks of it as NIfTI."""
+
+    @property
+    def affine(self) -> NDArray[np.float64]:
+        """(4, 4) from array indices to mm, right-anterior-superior."""
+
+    @property
+    def codes(self) -> tuple[int, int]:
+        """Of qform and sform: their affines' meaning."""
+
+    def to_source(self, volume: NDArray[Any]) -> NDArray[Any]:
+        """Slices, rows and columns as the array that the affine is about."""
+
+    def to_display(self, voxels: NDArray[Any]) -> NDArray[Any]:
+        """That array as slices, rows and columns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,11 +37,15 @@ class Image:
         pixels: (C, *spatial) float32; radiographs lie in [0, 1], dark to bright as displayed.
         spacing: Millimetres between pixel centres along each spatial axis, same order; None where unknown.
         origin: What was used to get there and where it came from, such as ``{"voi": "window 550/1024 of the file"}``.
+        mask: (*spatial) whole numbers, 0 = nothing, of a case that comes with a segmentation to learn from.
+        place: Of a volume, where its voxels lie; None where nobody knows.
     """
 
     pixels: Plane
     spacing: tuple[float, ...] | None = None
     origin: Mapping[str, str] = field(default_factory=dict)
+    mask: NDArray[np.uint8] | None = None
+    place: Place | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,7 +123,7 @@ class Pipeline:
             if case.key in wanted:
                 bare = replace(result, read=None) if isinstance(result, Result) else None  # a system does not travel
                 files = self.pool.submit("write", bare, urgent=True) if bare else None
-                kept = replace(bare, heatmaps=(), regions=(), tiles=None) if bare else result
+                kept = replace(bare, heatmaps=(), tiles=None) if bare else result
                 writing.append(_Writing(Answer(case, kept, seconds), files))
         return writing
 
@@ -195,7 +195,9 @@ def _predicted(system: System, samples: Sequence[Sample], device: str, precision
         results = system.predict_step(Batch(samples).to(device))
     return [
         result
-        if all(0 <= finding.probability <= 1 for finding in result.findings)
+        if all(
+            0 <= share <= 1 for share in (*(f.probability for f in result.findings), *(r.score for r in result.regions))
+        )
         else Unanswered("not_finite", "The network's answer is no number.")
         for result in results
     ]

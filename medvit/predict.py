@@ -32,7 +32,7 @@ from medvit.progress import progress
 from medvit.result import Result, Run
 from medvit.tasks.system import System
 from medvit.writers.dicom import refuse_planeless
-from medvit.writers.table import findings_of
+from medvit.writers.table import findings_of, masks_of
 
 log = logging.getLogger(__name__)
 
@@ -146,6 +146,7 @@ def _record(one: Found, answer: Result | Unanswered, seconds: float = 0.0) -> Re
         "header": {name: header.get(name, "") for name in TOLD},
         "origin": dict(answer.origin) if isinstance(answer, Result) else {},
         "findings": findings_of(answer) if isinstance(answer, Result) else [],
+        **({"masks": masks_of(answer)} if isinstance(answer, Result) and answer.regions else {}),
     }
 
 

@@ -26,11 +26,28 @@ class Finding(NamedTuple):
 
 
 class Region(NamedTuple):
-    """A mask (H, W) or (D, H, W) in source pixels, with the system's own score of it in [0, 1]."""
+    """A mask (H, W) or (D, H, W) in source pixels, with the system's own score of it in [0, 1].
+
+    ``spacing`` is that of the source's pixels in mm where it is known; ``told`` says how the mask came about.
+    """
 
     label: Label
     mask: NDArray[np.bool_]
     score: float
+    spacing: tuple[float, ...] | None = None
+    told: Mapping[str, str] = {}
+
+    def measures(self) -> dict[str, float | int | None]:
+        """Pixels; area in mm² of a flat mask, volume in ml of a solid one, None where spacing is unknown."""
+        pixels = int(self.mask.sum())
+        flat = self.mask.ndim == 2
+        plane = self.spacing[-2] * self.spacing[-1] if self.spacing and len(self.spacing) >= 2 else None
+        solid = plane * self.spacing[0] / 1000 if plane and self.spacing and len(self.spacing) == 3 else None
+        return {
+            "pixels": pixels,
+            "area_mm2": round(pixels * plane, 3) if flat and plane else None,
+            "volume_ml": round(pixels * solid, 4) if not flat and solid else None,
+        }
 
 
 class Heatmap(NamedTuple):

@@ -405,6 +405,13 @@ def read_own(path: Path) -> tuple[dict[str, Any], State]:
     return card, state
 
 
+def told_by(path: Path) -> Mapping[str, Any]:
+    """What a checkpoint of ours says of itself; nothing for other files."""
+    with suppress(MedvitError):
+        return read_own(path)[0]
+    return {}
+
+
 def release(checkpoint: Path, path: Path) -> None:
     """Write a checkpoint's weights and card as safetensors: what one hands on, without optimiser and history."""
     card, state = read_own(checkpoint)

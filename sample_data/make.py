@@ -1,6 +1,6 @@
 """Makes the sample data: synthetic, seeded, of no patient.
 
-    python sample_data/make.py [films] [slides] [smears] [clips] [-o FOLDER] [--seed 0]
+    python sample_data/make.py [films] [slides] [smears] [clips] [volumes] [-o FOLDER] [--seed 0]
 
 Without a kind every kind is made. The same seed gives the same bytes.
 """
@@ -23,9 +23,12 @@ from brushes import Plane
 from chest_findings import LABELS, SIZE, Anatomy, Box
 from paint_clips import paint_clip
 from paint_films import paint_film
+from paint_organs import LABELS as ORGAN_LABELS
+from paint_organs import Abdomen, paint_abdomen
 from paint_smears import Cell
 from plan_clips import CLIPS, VIDEOS, plan_clips, write_clip, write_video
 from plan_clips import LABELS as CLIP_LABELS
+from plan_organs import VOLUMES, plan_volumes, write_nifti, write_series
 from plan_slides import SLIDES, plan_slides, write_slide
 from plan_smears import SMEARS, plan_smears, write_smear, write_stack
 
@@ -271,11 +274,41 @@ def make_clips(folder: Path, seed: int = 0, clips: int = CLIPS) -> None:
     write_table(folder / "cases.csv", ["path", "patient_id", "split", *CLIP_LABELS], [clip.row for clip in plan])
 
 
+def make_volumes(folder: Path, seed: int = 0, volumes: int = VOLUMES) -> None:
+    """Writes volumes of an abdomen with masks, cases.csv and boxes.csv (every organ's middle slice); one more as a series."""
+    folder.mkdir(parents=True, exist_ok=True)
+    boxes: list[list[object]] = []
+    plan = plan_volumes(seed, volumes)
+    for planned in plan:
+        volume, mask = paint_abdomen(planned.abdomen)
+        write_nifti(folder / planned.name, volume)
+        write_nifti(folder / planned.mask_name, mask)
+        if planned.split == "test":
+            boxes += [[planned.name, *box] for box in _boxes(mask)]
+    volume, mask = paint_abdomen(Abdomen(seed + 900))
+    write_series(folder / "series", volume, uid)
+    boxes += [["series", *box] for box in _boxes(mask)]
+    rows = [[planned.name, planned.patient_id, planned.split, planned.mask_name] for planned in plan]
+    write_table(folder / "cases.csv", ["path", "patient_id", "split", "mask"], rows)
+    write_table(folder / "boxes.csv", ["path", "label", "x_min", "y_min", "x_max", "y_max", "slice"], boxes)
+
+
+def _boxes(mask: npt.NDArray[np.uint8]) -> list[list[object]]:
+    """A box around every organ on the slice that shows most of it, a pixel larger on each side."""
+    boxes: list[list[object]] = []
+    for number, label in enumerate(ORGAN_LABELS, start=1):
+        at = int((mask == number).sum(axis=(1, 2)).argmax())
+        rows, columns = np.nonzero(mask[at] == number)
+        boxes.append([label, columns.min() - 1, rows.min() - 1, columns.max() + 2, rows.max() + 2, at])
+    return boxes
+
+
 KINDS: dict[str, Callable[[Path, int], None]] = {
     "films": make_films,
     "slides": make_slides,
     "smears": make_smears,
     "clips": make_clips,
+    "volumes": make_volumes,
 }
 
 

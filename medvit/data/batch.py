@@ -11,6 +11,18 @@ from medvit.case import Case
 from medvit.image import Fit, Tiling
 
 
+class Asked(NamedTuple):
+    """What is asked about one image in training, and the true answers.
+
+    Args:
+        boxes: (P, 4) of x_min, y_min, x_max, y_max in model pixels.
+        masks: (P, H, W) in model pixels, 1 inside.
+    """
+
+    boxes: Tensor
+    masks: Tensor
+
+
 class Sample(NamedTuple):
     """A case ready for a network.
 
@@ -21,6 +33,8 @@ class Sample(NamedTuple):
         fit: The way back to source pixels.
         origin: What the reader used and where it came from.
         tiling: Of a bag, where its tiles lie.
+        asked: Of an image to learn to segment, prompts and masks.
+        spacing: Millimetres between source pixels along each axis; None where unknown or of no use.
     """
 
     x: Tensor
@@ -29,6 +43,8 @@ class Sample(NamedTuple):
     fit: Fit
     origin: Mapping[str, str]
     tiling: Tiling | None = None
+    asked: Asked | None = None
+    spacing: tuple[float, ...] | None = None
 
 
 class Batch:
@@ -50,6 +66,8 @@ class Batch:
         self.fits = [sample.fit for sample in samples]
         self.origins = [sample.origin for sample in samples]
         self.tilings = [sample.tiling for sample in samples]
+        self.asked = [sample.asked for sample in samples]
+        self.spacings = [sample.spacing for sample in samples]
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -58,4 +76,5 @@ class Batch:
         """Move the tensors, as `torch.Tensor.to` does; Lightning calls it to bring a batch to the device."""
         self.x, self.y = self.x.to(*args, **kwargs), self.y.to(*args, **kwargs)
         self.mask = None if self.mask is None else self.mask.to(*args, **kwargs)
+        self.asked = [one and Asked(*(part.to(*args, **kwargs) for part in one)) for one in self.asked]
         return self

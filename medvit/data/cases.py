@@ -91,7 +91,8 @@ class Cases(LightningDataModule):
         check_positives(self.table, splits, names)
         for split, cases in splits.items():
             patients = len({case.patient or case.uid for case in cases})
-            log.info("%s: %d cases of %d patients (no patient is in two splits)", split, len(cases), patients)
+            several = len({case.uid for case in cases})
+            log.info("%s: %d cases of %d patients (no patient is in two splits)", split, several, patients)
         self.splits = splits
 
     def read_splits(self, names: Sequence[str]) -> dict[str, list[Case]]:
@@ -105,6 +106,10 @@ class Cases(LightningDataModule):
     def look(self, rng: np.random.Generator) -> Any:
         """A random view for training."""
         return random_view(rng, crop_min=self.crop_min, flip=self.flip, randaugment=self.randaugment)
+
+    def steady_look(self) -> Any:
+        """The view for validation; None for that of answers."""
+        return None
 
     @property
     def _system(self) -> Reads:
@@ -140,7 +145,7 @@ class _Views(Dataset[Sample | Unanswered]):
 
     def __init__(self, system: Reads, cases: Sequence[Case], data: Cases, random: bool) -> None:
         self.system, self.cases, self.data, self.random = system, cases, data, random
-        self.read: dict[int, Image] = {}
+        self.read: dict[str, Image] = {}
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -149,15 +154,18 @@ class _Views(Dataset[Sample | Unanswered]):
         index, seed = drawn
         case, data = self.cases[index], self.data
         try:
-            image = self.read.get(index) or data.kept(self.system.read(case))
+            image = self.read.get(case.uid) or data.kept(self.system.read(case))
         except Unanswered as refusal:
             return _left_out(case, refusal)
         except Exception as error:  # its text may quote the header
             return _left_out(case, Unanswered("unread", f"Reading it failed ({type(error).__name__})."))
         if data.cache:
-            self.read[index] = image
-        look = data.look(np.random.default_rng(seed)) if self.random else None
-        return self.system.sample(image, case, look)
+            self.read[case.uid] = image
+        look = data.look(np.random.default_rng(seed)) if self.random else data.steady_look()
+        try:
+            return self.system.sample(image, case, look)
+        except Unanswered as refusal:
+            return _left_out(case, refusal)
 
 
 def _left_out(case: Case, refusal: Unanswered) -> Unanswered:

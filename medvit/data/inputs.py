@@ -56,7 +56,13 @@ def film_sample(
 def packed(sample: Sample, seconds: float) -> Reply:
     """A sample on its way out of a worker; labels stay behind, they are the parent's."""
     return Reply(
-        {"fit": dataclasses.astuple(sample.fit), "origin": dict(sample.origin), "seconds": seconds}, (sample.x.numpy(),)
+        {
+            "fit": dataclasses.astuple(sample.fit),
+            "origin": dict(sample.origin),
+            "spacing": sample.spacing,
+            "seconds": seconds,
+        },
+        (sample.x.numpy(),),
     )
 
 
@@ -64,5 +70,6 @@ def unpacked(reply: Reply, case: Case, labels: Sequence[Label]) -> tuple[Sample,
     """The sample of a reply, and the seconds that reading it took."""
     source, model, box = reply.plain["fit"]
     fit = Fit(tuple(source), tuple(model), tuple(box))
-    x = torch.from_numpy(reply.arrays[0])
-    return Sample(x, targets(case, labels), case, fit, reply.plain["origin"]), reply.plain["seconds"]
+    x, spacing = torch.from_numpy(reply.arrays[0]), reply.plain["spacing"]
+    sample = Sample(x, targets(case, labels), case, fit, reply.plain["origin"], spacing=spacing and tuple(spacing))
+    return sample, reply.plain["seconds"]

@@ -143,3 +143,17 @@ def mask_loss(logits: Tensor, truth: Tensor) -> Tensor:
     size = share.square().sum(1) + truth.flatten(1).square().sum(1)
     dice = 1 - (2 * met + DICE_SMOOTH) / (size + DICE_SMOOTH)
     return dice.mean() + F.binary_cross_entropy_with_logits(logits, truth)
+
+
+def quality_loss(answer: MaskAnswer, truth: Tensor) -> Tensor:
+    """Squared error of the quality that the network expects against the IoU that its masks have.
+
+    Args:
+        answer: With one mask a prompt.
+        truth: (P, 1, H, W) of 0 and 1, at the masks' resolution.
+
+    Source: Kirillov et al. 2023; LiteMedSAM trains with it too, DB-SAM and MedSAM do not.
+    """
+    found, true = answer.logits.flatten(1) > 0, truth.flatten(1) > 0
+    union = (found | true).sum(1).clamp(min=1)
+    return F.mse_loss(answer.quality[:, 0].float(), (found & true).sum(1) / union)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medvit.case import CLIPS, PICTURES, SLIDES
+from medvit.case import CLIPS, NIFTI, PICTURES, SLIDES
 from medvit.errors import Unanswered
 from medvit.guard import Duty, Reply
 from medvit.readers import zips
@@ -33,7 +33,7 @@ def headers(files: Sequence[tuple[str, str, int]]) -> Reply:
         files: Path to open, the part of the path that may name a patient, and the size in bytes that it is expected to have.
 
     Returns:
-        For each: its kind (``dicom``, ``picture``, ``slide``, ``clip``, ``zip`` or the name of a refusal), and what that needs.
+        For each: its kind (``dicom``, ``picture``, ``volume``, ``slide``, ``clip``, ``zip`` or a refusal), and what that needs.
     """
     return Reply([_header(*file) for file in files])
 
@@ -59,6 +59,8 @@ def _told(file: str, shown: str) -> list[Any]:
             return ["picture"]
         if start in zips.MAGIC:
             return ["zip"]
+    if file.lower().endswith(NIFTI):
+        return ["volume"]
     if suffix in SLIDES:
         return ["slide"]  # by its name alone; who reads it says what is wrong with it
     if suffix in CLIPS:

@@ -149,13 +149,13 @@ def _modality(dataset: Dataset) -> tuple[Step, str]:
     if dataset.get("ModalityLUTSequence"):
         lookup, top = _lookup(dataset.ModalityLUTSequence[0])
         return (lambda values: lookup(values) * top), "modality LUT of the file"
-    slope, intercept = _rescale(dataset)
+    slope, intercept = rescale(dataset)
     if (slope, intercept) == (1, 0):
         return (lambda values: values), "identity"
     return (lambda values: values * slope + intercept), f"rescale {slope:g}, {intercept:g} of the file"
 
 
-def _rescale(dataset: Dataset) -> tuple[float, float]:
+def rescale(dataset: Dataset) -> tuple[float, float]:
     """Rescale Slope and Intercept, 1 and 0 where the file has none."""
     try:
         slope, intercept = (

@@ -217,7 +217,7 @@ def read_facts(path: Path) -> tuple[dict[str, str], tuple[str, ...]]:
 
 def _no_dicom(path: Path) -> Rejected | Skipped:
     if path.suffix.lower() not in DICOM_SUFFIXES:
-        return Skipped("not_an_image", "It is neither DICOM nor PNG nor JPEG nor a slide.")
+        return Skipped("not_an_image", "It is neither DICOM nor PNG nor JPEG nor NIfTI nor a slide.")
     return Rejected(
         "not_dicom",
         "It is named like a DICOM file but does not begin as one (PS3.10 preamble and file meta information), so its "

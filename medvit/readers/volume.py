@@ -71,15 +71,7 @@ class Placed:
         return own
 
 
-@dataclass(frozen=True, slots=True)
-class Volume:
-    """A volume (1, D, H, W) as displayed, and where its file's voxels lie."""
-
-    image: Image
-    placed: Placed
-
-
-def read_volume(path: Path) -> Volume:
+def read_volume(path: Path) -> Image:
     """A volume of one NIfTI file, ``.nii`` or ``.nii.gz``.
 
     Args:
@@ -106,7 +98,8 @@ def read_volume(path: Path) -> Volume:
     if not np.isfinite(voxels).all():
         raise Rejected("pixels", "The volume holds voxels that are no finite numbers. Replace them and try again.")
     origin = {"spacing": "affine of the file", "axes of the file": placed.axes()}
-    return Volume(Image(np.ascontiguousarray(placed.to_display(voxels))[None], placed.spacing_mm(), origin), placed)
+    pixels = np.ascontiguousarray(placed.to_display(voxels))[None]
+    return Image(pixels, placed.spacing_mm(), origin, place=placed)
 
 
 def _open(path: Path) -> nibabel.Nifti1Image:

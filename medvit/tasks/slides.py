@@ -58,9 +58,12 @@ class Slides(System):
         """What describes tiles."""
         raise NotImplementedError
 
-    def told_mpp(self, text: str) -> None:
-        """Take a number for slides that do not say it, or the path of a table of ``path, mpp``."""
+    def told(self, option: str, text: str) -> str:
+        """Take ``mpp``: a number for slides that do not say it, or the path of a table of ``path, mpp``."""
+        if option != "mpp":
+            return super().told(option, text)
         self.resolution = Resolution.told(text)
+        return text
 
     def refuse(self, case: Case) -> None:
         """Skip other modalities, and pictures without a resolution: they may be anything."""

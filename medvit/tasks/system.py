@@ -55,13 +55,16 @@ class System(LightningModule):
     def _reads(self) -> str:
         return ", ".join(modality or "pictures" for modality in self.modalities)
 
-    def told_mpp(self, text: str) -> None:
-        """Take what the user says about pixel sizes.
+    def told(self, option: str, text: str) -> str:
+        """Take what the user says about all inputs: ``--mpp``, ``--boxes``, ….
+
+        Returns:
+            What the run's settings keep of it: another text means another run.
 
         Raises:
-            MedvitError: When this system has no use for it.
+            MedvitError: When this system has no use for it, or it makes no sense.
         """
-        raise MedvitError(f"--mpp is for systems of slides; {type(self).__name__} reads {self._reads}. Leave it out.")
+        raise MedvitError(f"--{option} says nothing to {type(self).__name__}, which reads {self._reads}. Leave it out.")
 
     def reader(self) -> Self:
         """This system without networks: it reads cases, in processes that answer nothing."""

@@ -22,7 +22,7 @@ from pydicom.sr.coding import Code as Standard
 from medvit import NOTICE
 from medvit.atomic import whole
 from medvit.codes import PRIVATE, TERMS, Code
-from medvit.errors import MedvitError, Unanswered
+from medvit.errors import MedvitError, Unanswered, Unreferable
 from medvit.result import Run
 from medvit.writers.source import REFERENCE, Source
 
@@ -170,7 +170,7 @@ def placed(source: Source, shape: tuple[int, ...], run: Run) -> tuple[Dataset, s
         run: Whether it invents planes.
 
     Raises:
-        Unanswered: When there is none and none may be invented.
+        Unreferable: When there is none and none may be invented.
     """
     image = Dataset()
     image.update(source.evidence)
@@ -179,7 +179,7 @@ def placed(source: Source, shape: tuple[int, ...], run: Run) -> tuple[Dataset, s
     if "PixelSpacing" in image and "ImagePositionPatient" in image:
         return image, "Plane of the source image"
     if not run.synthetic_geometry:
-        raise Unanswered("no_plane", f"It lies on no plane in space. {HOW_PLANE}")
+        raise Unreferable("no_plane", f"It lies on no plane in space. {HOW_PLANE}")
     image.PixelSpacing = image.get("PixelSpacing") or image.get("ImagerPixelSpacing") or [1, 1]
     image.ImagePositionPatient, image.ImageOrientationPatient = [0, 0, 0], [1, 0, 0, 0, 1, 0]
     image.FrameOfReferenceUID = derived_uid("plane", image.SOPInstanceUID)
@@ -221,10 +221,10 @@ def refuse_planeless(write: Collection[str], modalities: Collection[str], synthe
         synthetic_geometry: Whether the user asked for an invented plane.
 
     Raises:
-        MedvitError: When an object needs a plane in space and the films are projections.
+        MedvitError: When an object needs a plane in space and the system answers nothing but projections.
     """
     asked = [name for name in NEED_PLANE if name in write]
-    if asked and not synthetic_geometry and PROJECTIONS & set(modalities):
+    if asked and not synthetic_geometry and PROJECTIONS & set(modalities) and set(modalities) <= {*PROJECTIONS, ""}:
         raise MedvitError(
             f"--write {','.join(asked)}: radiographs lie on no plane in space, which these objects need. {HOW_PLANE}"
         )

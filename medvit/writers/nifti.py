@@ -10,12 +10,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvit.atomic import whole
-from medvit.readers.volume import Placed
+from medvit.codes import file_name
+from medvit.image import Place
+from medvit.result import Result, Run
 
 MAX_LABELS = 255  # of one byte a voxel
 
 
-def write_masks(masks: Sequence[NDArray[np.bool_]], placed: Placed, path: Path) -> Path:
+def write_nifti(result: Result, folder: Path, run: Run) -> list[Path]:
+    """Write ``mask_<label>.nii.gz`` of every mask over the voxels of its source; nothing where nobody knows where these lie."""
+    place = result.read(result.case).place if result.regions and result.read else None
+    if place is None:
+        return []
+    return [
+        write_masks(
+            [one.mask.reshape(-1, *one.mask.shape[-2:])], place, folder / f"mask_{file_name(one.label.name)}.nii.gz"
+        )
+        for one in result.regions
+    ]
+
+
+def write_masks(masks: Sequence[NDArray[np.bool_]], placed: Place, path: Path) -> Path:
     """One label map of several masks; the same masks always give the same bytes.
 
     Args:

@@ -1,4 +1,4 @@
-"""Masks over the film as a binary Segmentation, a segment a region.
+"""Masks over a film or the slices of a series as a binary Segmentation, a segment a region.
 
 Radiographs lie on no plane in space, which these objects need: they are written for radiographs only with an invented one,
 asked for and flagged, see `medvit.writers.dicom.placed`.
@@ -6,6 +6,8 @@ asked for and flagged, see `medvit.writers.dicom.placed`.
 Source: DICOM PS3.3 A.51 (Segmentation), C.8.20.
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,9 @@ from highdicom.seg import Segmentation, SegmentDescription
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from medvit.errors import Unanswered
+from medvit.case import Case
+from medvit.codes import category_of
+from medvit.errors import Unanswered, Unreferable
 from medvit.result import Region, Result, Run
 from medvit.writers import dicom
 from medvit.writers.source import Source, open_source
@@ -27,29 +31,58 @@ def write_segmentation(result: Result, folder: Path, run: Run) -> list[Path]:
     Nothing is written about a picture, or where there are no regions.
 
     Raises:
-        Unanswered: For a film on no plane, unless the run invents one, and for masks of volumes.
+        Unreferable: For a film on no plane, unless the run invents one.
     """
     source = open_source(result.case) if result.regions else None
     if source is None:
         return []
-    if any(region.mask.ndim != 2 for region in result.regions):
-        raise Unanswered("unwritten", "Masks of volumes are not written as DICOM yet. Leave `seg` out of --write.")
-    masks = np.stack([region.mask for region in result.regions], axis=-1)[None]  # (1, H, W, regions)
-    image, description = dicom.placed(source, masks.shape[1:3], run)
+    masks = np.stack(
+        [one.mask.reshape(-1, *one.mask.shape[-2:]) for one in result.regions], axis=-1
+    )  # (D, H, W, regions)
+    if len(masks) > 1:
+        images, description = _slices(result.case, masks.shape[1:3]), "Planes of the source images"
+    else:
+        image, description = dicom.placed(source, masks.shape[1:3], run)
+        images = [image]
+    if len(images) != len(masks):
+        raise Unanswered("unwritten", f"Masks of {len(masks)} slices do not fit its {len(images)} images.")
     segments = Segmentation(
-        source_images=[image],
+        source_images=images,
         pixel_array=masks,
         segmentation_type="BINARY",
         segment_descriptions=[_segment(n, region, source, run) for n, region in enumerate(result.regions, 1)],
         content_label="AI_SEGMENTS",
         content_description=description,
-        omit_empty_frames=False,
+        omit_empty_frames=len(masks) > 1 and bool(masks.any()),
         **dicom.identify(source, run, SEGMENTS),
     )
     if "BodyPartExamined" in source.evidence:
         segments.BodyPartExamined = source.evidence.BodyPartExamined
     dicom.sign(segments, source, run)
-    return [dicom.write_object(folder / "seg.dcm", segments, lambda back: np.array_equal(read_masks(back), masks[0]))]
+    uids = [image.SOPInstanceUID for image in images]
+    return [
+        dicom.write_object(folder / "seg.dcm", segments, lambda back: np.array_equal(read_masks(back, uids), masks))
+    ]
+
+
+def _slices(case: Case, shape: tuple[int, ...]) -> list[Dataset]:
+    """The evidence of the slices of a series, in the order in which they lie along their normal."""
+    sources = [open_source(replace(case, files=(file,))) for file in case.files]
+    images = []
+    for source in sources:
+        image = Dataset()
+        image.update(source.evidence if source else {})
+        image.Rows, image.Columns = shape
+        if "ImagePositionPatient" not in image or "PixelSpacing" not in image:
+            raise Unreferable("no_plane", "A slice of it lies on no plane in space that an object could refer to.")
+        images.append(image)
+    cosines = np.array(images[0].ImageOrientationPatient, float)
+    normal = np.cross(cosines[:3], cosines[3:])
+    images.sort(key=lambda image: float(np.array(image.ImagePositionPatient, float) @ normal))
+    step = np.array(images[1].ImagePositionPatient, float) - np.array(images[0].ImagePositionPatient, float)
+    for image in images:
+        image.SliceThickness = round(float(np.linalg.norm(step)), 6)
+    return images
 
 
 def _segment(number: int, region: Region, source: Source, run: Run) -> SegmentDescription:
@@ -57,7 +90,7 @@ def _segment(number: int, region: Region, source: Source, run: Run) -> SegmentDe
     return SegmentDescription(
         segment_number=number,
         segment_label=region.label.name[:64],
-        segmented_property_category=dicom.term("abnormal structure"),
+        segmented_property_category=dicom.term(category_of(region.label.name)),
         segmented_property_type=dicom.concept(region.label.code),
         algorithm_type="AUTOMATIC",
         algorithm_identification=dicom.algorithm(run),
@@ -66,9 +99,15 @@ def _segment(number: int, region: Region, source: Source, run: Run) -> SegmentDe
     )
 
 
-def read_masks(segments: Dataset) -> NDArray[np.bool_]:
-    """The masks (H, W, regions) of a Segmentation of ours, whose frames are its regions in order."""
+def read_masks(segments: Dataset, images: Sequence[str]) -> NDArray[np.bool_]:
+    """The masks (D, H, W, regions) of a Segmentation of ours about images of these UIDs."""
     count, rows, columns = int(segments.NumberOfFrames), segments.Rows, segments.Columns
     bits = np.unpackbits(np.frombuffer(segments.PixelData, np.uint8), bitorder="little")
-    masks: NDArray[np.bool_] = bits[: count * rows * columns].reshape(count, rows, columns).astype(bool)
-    return masks.transpose(1, 2, 0)
+    frames = bits[: count * rows * columns].reshape(count, rows, columns).astype(bool)
+    masks = np.zeros((len(images), rows, columns, len(segments.SegmentSequence)), bool)
+    places = {uid: number for number, uid in enumerate(images)}
+    for frame, group in zip(frames, segments.PerFrameFunctionalGroupsSequence, strict=True):
+        number = int(group.SegmentIdentificationSequence[0].ReferencedSegmentNumber) - 1
+        source = group.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID
+        masks[places[source], :, :, number] = frame
+    return masks

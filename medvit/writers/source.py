@@ -19,7 +19,7 @@ from pydicom.charset import convert_encodings, decode_bytes, python_encoding
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataset import Dataset
 
-from medvit.case import PICTURES, SLIDES, UID, Case
+from medvit.case import NIFTI, PICTURES, SLIDES, UID, Case
 from medvit.errors import Unreferable
 from medvit.readers.survey import survey
 
@@ -70,7 +70,7 @@ def open_source(case: Case) -> Source | None:
     Raises:
         Unreferable: When the header has no UIDs that an object could refer to.
     """
-    if case.files[0].suffix.lower() in (*PICTURES, *SLIDES):
+    if case.files[0].name.lower().endswith((*PICTURES, *SLIDES, *NIFTI)):
         return None
     raw = _raw_values(case.files[0])
     encodings = _encodings(raw.get("SpecificCharacterSet", b""))

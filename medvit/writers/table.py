@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,10 @@ INPUT_COLUMNS = ("source", "case", "status", "reason", "message", "seconds")
 RESULT_COLUMNS = (
     "case", "study_uid", "series_uid", "sop_uid", "modality", "source",
     "label", "code", "probability", "threshold", "positive", "system", "notice",
+)  # fmt: skip
+MASK_COLUMNS = (
+    "case", "study_uid", "series_uid", "sop_uid", "modality", "source", "label", "code", "score", "pixels", "area_mm2",
+    "volume_ml", "prompt", "slices", "stopped", "cleaned", "system", "notice",
 )  # fmt: skip
 FORMULA = ("=", "+", "-", "@", "\t")  # a spreadsheet would run a cell that begins so
 
@@ -31,8 +35,24 @@ def findings_of(result: Result) -> list[dict[str, Any]]:
     ]
 
 
+def masks_of(result: Result) -> list[dict[str, Any]]:
+    """The masks of a result as plain data for its record: what they measure and how they came about, not their pixels."""
+    return [
+        {
+            "label": region.label.name,
+            "code": str(region.label.code),
+            "score": round(region.score, 6),
+            **region.measures(),
+            **region.told,
+        }
+        for region in result.regions
+    ]
+
+
 def write_tables(records: Iterable[Mapping[str, Any]], out: Path, system: str, notice: str) -> None:
-    """Write ``inputs.csv``, a row an input, and ``results.csv``, a row a case and label, in the order of the records.
+    """Write ``inputs.csv``, a row an input, ``results.csv``, a row a case and label, and, where there are any, ``masks.csv``.
+
+    Rows stand in the order of the records.
 
     Args:
         records: Read once, one at a time, so that a run of any size fits into memory.
@@ -40,15 +60,18 @@ def write_tables(records: Iterable[Mapping[str, Any]], out: Path, system: str, n
         system: Who answered.
         notice: What every row says of its use.
     """
-    with (
-        written_csv(out / "inputs.csv", INPUT_COLUMNS) as add_input,
-        written_csv(out / "results.csv", RESULT_COLUMNS) as add,
-    ):
+    with ExitStack() as stack:
+        add_input = stack.enter_context(written_csv(out / "inputs.csv", INPUT_COLUMNS))
+        add = stack.enter_context(written_csv(out / "results.csv", RESULT_COLUMNS))
+        add_mask = None
         for record in records:
             add_input(record)
             for finding in record["findings"]:
                 positive = {"positive": int(finding["positive"])}
                 add({**record, **record["header"], **finding, **positive, "system": system, "notice": notice})
+            for mask in record.get("masks", ()):
+                add_mask = add_mask or stack.enter_context(written_csv(out / "masks.csv", MASK_COLUMNS))
+                add_mask({**record, **record["header"], **mask, "system": system, "notice": notice})
 
 
 @contextmanager

@@ -164,7 +164,7 @@ def test_a_system_of_films_has_no_use_for_a_resolution(trained, tmp_path: Path) 
     done = tiny.medvit(
         "predict", trained.checkpoint, trained.folder, "-o", tmp_path / "o", "--mpp", 1, cwd=trained.folder
     )
-    assert done.code == 2 and "--mpp is for systems of slides" in done.err
+    assert done.code == 2 and "--mpp says nothing to ThoraxMAE" in done.err
 
 
 def test_a_killed_run_goes_on_and_ends_as_an_undisturbed_one(lab: Path, out: Path) -> None:

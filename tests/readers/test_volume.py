@@ -49,15 +49,15 @@ def test_every_orientation_is_displayed_alike_and_turned_back_exactly(tmp_path: 
     affine = affine_of(axes)
     voxels = numbered()
     volume = read_volume(save(tmp_path / "v.nii.gz", voxels, affine))
-    pixels = volume.image.pixels[0]
-    assert np.array_equal(volume.placed.to_source(pixels), voxels)
-    assert volume.placed.axes() == axes
+    pixels = volume.pixels[0]
+    assert np.array_equal(volume.place.to_source(pixels), voxels)
+    assert volume.place.axes() == axes
     # The next voxel along slices, rows and columns lies up, back and to the left of the first in mm.
     place = {int(v): nibabel.affines.apply_affine(affine, index) for index, v in np.ndenumerate(voxels)}
     first = place[int(pixels[0, 0, 0])]
     for index, way in (((1, 0, 0), (0, 0, 1)), ((0, 1, 0), (0, -1, 0)), ((0, 0, 1), (-1, 0, 0))):
         step = place[int(pixels[index])] - first
-        size = volume.image.spacing[index.index(1)]  # type: ignore[index]
+        size = volume.spacing[index.index(1)]  # type: ignore[index]
         np.testing.assert_allclose(step, np.array(way) * size)
 
 
@@ -67,28 +67,28 @@ def test_an_oblique_volume_is_turned_but_not_resampled(tmp_path: Path) -> None:
     affine = affine_of("LPS")
     affine[:3, :3] = turn @ affine[:3, :3]
     volume = read_volume(save(tmp_path / "v.nii", numbered(), affine))
-    assert volume.image.spacing == pytest.approx((3.0, 2.0, 1.0))
-    assert np.array_equal(volume.image.pixels[0], numbered().transpose(2, 1, 0))
+    assert volume.spacing == pytest.approx((3.0, 2.0, 1.0))
+    assert np.array_equal(volume.pixels[0], numbered().transpose(2, 1, 0))
 
 
 def test_the_files_scaling_is_applied(tmp_path: Path) -> None:
     nifti = nibabel.Nifti1Image(np.linspace(-1000, 1000, 120).reshape(SHAPE), affine_of("RAS"))
     nifti.set_data_dtype(np.int16)
     nibabel.save(nifti, tmp_path / "v.nii.gz")
-    pixels = read_volume(tmp_path / "v.nii.gz").image.pixels
+    pixels = read_volume(tmp_path / "v.nii.gz").pixels
     assert pixels.dtype == np.float32
     assert (pixels.min(), pixels.max()) == pytest.approx((-1000, 1000), abs=0.1)
 
 
 def test_a_fourth_axis_of_one_is_left_out_and_a_longer_one_refused(tmp_path: Path) -> None:
-    assert read_volume(save(tmp_path / "a.nii", numbered((*SHAPE, 1)), affine_of("RAS"))).placed.shape == SHAPE
+    assert read_volume(save(tmp_path / "a.nii", numbered((*SHAPE, 1)), affine_of("RAS"))).place.shape == SHAPE
     with pytest.raises(Rejected, match="one volume of three is needed"):
         read_volume(save(tmp_path / "b.nii", numbered((*SHAPE, 2)), affine_of("RAS")))
 
 
 def test_nifti_2_is_read(tmp_path: Path) -> None:
     nibabel.save(nibabel.Nifti2Image(numbered(), affine_of("RAS")), tmp_path / "v.nii.gz")
-    assert read_volume(tmp_path / "v.nii.gz").placed.shape == SHAPE
+    assert read_volume(tmp_path / "v.nii.gz").place.shape == SHAPE
 
 
 def broken(**changes: object) -> nibabel.Nifti1Header:
@@ -128,8 +128,8 @@ def test_a_volume_that_does_not_say_where_it_lies_is_refused(
 def test_one_form_alone_is_enough(tmp_path: Path) -> None:
     for name, q, s in (("q", 1, 0), ("s", 0, 2)):
         volume = read_volume(save(tmp_path / f"{name}.nii", numbered(), affine_of("LAS"), q, s))
-        assert volume.placed.axes() == "LAS"
-        assert volume.placed.codes == (q, s)
+        assert volume.place.axes() == "LAS"
+        assert volume.place.codes == (q, s)
 
 
 def test_headers_that_ask_for_more_than_the_file_may_hold_are_refused_before_anything_is_unpacked(
@@ -202,7 +202,7 @@ def test_real_volumes_are_read_with_the_spacing_of_their_files() -> None:
     for file in files:
         volume, theirs = read_volume(file), nibabel.load(file)
         assert np.array_equal(
-            volume.placed.to_source(volume.image.pixels[0]),
-            theirs.get_fdata(dtype=np.float32).reshape(volume.placed.shape),
+            volume.place.to_source(volume.pixels[0]),
+            theirs.get_fdata(dtype=np.float32).reshape(volume.place.shape),
         )
-        assert sorted(volume.image.spacing or ()) == pytest.approx(sorted(theirs.header.get_zooms()[:3]), rel=1e-3)
+        assert sorted(volume.spacing or ()) == pytest.approx(sorted(theirs.header.get_zooms()[:3]), rel=1e-3)

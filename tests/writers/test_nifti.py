@@ -33,7 +33,7 @@ def source(tmp_path: Path) -> Path:
 
 def test_a_mask_of_an_oblique_volume_lies_on_the_voxels_that_it_was_made_from(source: Path, tmp_path: Path) -> None:
     volume, theirs = read_volume(source), nibabel.load(source)
-    write_masks([volume.image.pixels[0] > 600], volume.placed, tmp_path / "mask.nii.gz")
+    write_masks([volume.pixels[0] > 600], volume.place, tmp_path / "mask.nii.gz")
     written = nibabel.load(tmp_path / "mask.nii.gz")
     assert np.array_equal(np.asarray(written.dataobj) == 1, np.asarray(theirs.dataobj) > 600)
     assert written.get_data_dtype() == np.uint8
@@ -45,8 +45,8 @@ def test_a_mask_of_an_oblique_volume_lies_on_the_voxels_that_it_was_made_from(so
 
 def test_several_masks_become_labels_in_their_order(source: Path, tmp_path: Path) -> None:
     volume = read_volume(source)
-    pixels = volume.image.pixels[0]
-    write_masks([pixels > 300, pixels > 800], volume.placed, tmp_path / "mask.nii.gz")
+    pixels = volume.pixels[0]
+    write_masks([pixels > 300, pixels > 800], volume.place, tmp_path / "mask.nii.gz")
     voxels = np.asarray(nibabel.load(source).dataobj)
     wanted = (voxels > 300).astype(int) + (voxels > 800)
     assert np.array_equal(np.asarray(nibabel.load(tmp_path / "mask.nii.gz").dataobj), wanted)
@@ -54,18 +54,18 @@ def test_several_masks_become_labels_in_their_order(source: Path, tmp_path: Path
 
 def test_nothing_of_the_sources_descriptions_is_written(source: Path, tmp_path: Path) -> None:
     volume = read_volume(source)
-    write_masks([volume.image.pixels[0] > 0], volume.placed, tmp_path / "mask.nii.gz")
+    write_masks([volume.pixels[0] > 0], volume.place, tmp_path / "mask.nii.gz")
     assert b"DOE" not in nibabel.load(tmp_path / "mask.nii.gz").header.binaryblock
     assert "DOE" not in repr(volume)
 
 
 def test_the_same_masks_give_the_same_bytes(source: Path, tmp_path: Path) -> None:
     volume = read_volume(source)
-    files = [write_masks([volume.image.pixels[0] > 500], volume.placed, tmp_path / f"{n}.nii.gz") for n in "ab"]
+    files = [write_masks([volume.pixels[0] > 500], volume.place, tmp_path / f"{n}.nii.gz") for n in "ab"]
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
 def test_masks_of_another_shape_are_refused(source: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is not the file's"):
-        write_masks([np.zeros((5, 5, 5), bool)], read_volume(source).placed, tmp_path / "mask.nii.gz")
+        write_masks([np.zeros((5, 5, 5), bool)], read_volume(source).place, tmp_path / "mask.nii.gz")
     assert not (tmp_path / "mask.nii.gz").exists()
