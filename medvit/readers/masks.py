@@ -110,11 +110,9 @@ def _of_segmentation(path: Path, image: Image) -> NDArray[Any]:
                 "mask_size", f"Its mask has {_size(frames.shape[1:])} pixels a slice, the image {_size(shape[1:])}."
             )
         labels = np.zeros(shape, np.uint8)
-        groups = list(dataset.PerFrameFunctionalGroupsSequence)
-        numbers = [
-            integer(one.SegmentIdentificationSequence[0], "ReferencedSegmentNumber", 1, MOST_LABEL) for one in groups
-        ]
-        shared = dataset.SharedFunctionalGroupsSequence[0]
+        groups, shared = list(dataset.PerFrameFunctionalGroupsSequence), dataset.SharedFunctionalGroupsSequence[0]
+        segments = [_item(one, shared, "SegmentIdentificationSequence") for one in groups]
+        numbers = [integer(one, "ReferencedSegmentNumber", 1, MOST_LABEL) for one in segments]
         for index in sorted(range(len(groups)), key=lambda i: numbers[i]):
             if frames[index].any():
                 labels[_slice_of(groups[index], shared, place, shape[0])][frames[index] > 0] = numbers[index]
@@ -127,9 +125,9 @@ def _of_segmentation(path: Path, image: Image) -> NDArray[Any]:
 
 def _slice_of(group: Dataset, shared: Dataset, place: Place, slices: int) -> int:
     """Which slice of a volume a frame lies on."""
-    position = decimals(group.PlanePositionSequence[0], "ImagePositionPatient")
-    holder = group if "PlaneOrientationSequence" in group else shared
-    cosines = np.array(decimals(holder.PlaneOrientationSequence[0], "ImageOrientationPatient")).reshape(2, 3)
+    position = decimals(_item(group, shared, "PlanePositionSequence"), "ImagePositionPatient")
+    orientation = _item(group, shared, "PlaneOrientationSequence")
+    cosines = np.array(decimals(orientation, "ImageOrientationPatient")).reshape(2, 3)
     to_voxels = np.linalg.inv(place.affine)
     ras = np.array([-1, -1, 1])
     column, row, number = (to_voxels @ [*(np.array(position) * ras), 1])[:3]
@@ -140,3 +138,9 @@ def _slice_of(group: Dataset, shared: Dataset, place: Place, slices: int) -> int
     if not straight or max(abs(column), abs(row), abs(number - nearest)) > SAME_PLACE or not 0 <= nearest < slices:
         raise Rejected("mask_place", "Its mask lies elsewhere than the image: a frame is on none of its slices.")
     return nearest
+
+
+def _item(group: Dataset, shared: Dataset, keyword: str) -> Dataset:
+    """What is said of a frame, by itself or with all others."""
+    item: Dataset = (group.get(keyword) or shared[keyword].value)[0]
+    return item

@@ -115,7 +115,7 @@ class Segmentation(System):
             look: For training, what of it is learned from: a `medvit.data.scans.Choice`. Without one it is to be answered.
 
         Returns:
-            ``x`` (C, D, H, W) of 0 to 255 in source pixels for answers; a slice (3, side, side) as the network sees it otherwise.
+            ``x`` (C, D, H, W) of 0 to 255 in source pixels for answers; else a slice (3, side, side) as the network sees it.
         """
         if look:
             return training_sample(image, case, look, side=self.side, pixels=self.pixels)

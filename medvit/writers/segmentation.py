@@ -106,8 +106,13 @@ def read_masks(segments: Dataset, images: Sequence[str]) -> NDArray[np.bool_]:
     frames = bits[: count * rows * columns].reshape(count, rows, columns).astype(bool)
     masks = np.zeros((len(images), rows, columns, len(segments.SegmentSequence)), bool)
     places = {uid: number for number, uid in enumerate(images)}
+    shared = segments.SharedFunctionalGroupsSequence[0]
     for frame, group in zip(frames, segments.PerFrameFunctionalGroupsSequence, strict=True):
-        number = int(group.SegmentIdentificationSequence[0].ReferencedSegmentNumber) - 1
-        source = group.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID
-        masks[places[source], :, :, number] = frame
+        # What is the same for all frames stands with what they share.
+        segment, derived = (
+            (group.get(keyword) or shared[keyword].value)[0]
+            for keyword in ("SegmentIdentificationSequence", "DerivationImageSequence")
+        )
+        source = derived.SourceImageSequence[0].ReferencedSOPInstanceUID
+        masks[places[source], :, :, int(segment.ReferencedSegmentNumber) - 1] = frame
     return masks
