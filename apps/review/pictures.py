@@ -79,7 +79,7 @@ def thumbnail(path: str, case: str, kind: str, side: int) -> Reply:
         frames = read_clip(Path(path)).pixels[0]
         pixels = (frames[len(frames) // 2] * 255).astype(np.uint8)
     elif kind == "volume":
-        values = read_volume(Path(path)).image.pixels[0]
+        values = read_volume(Path(path)).pixels[0]
         pixels = (_stretched(values[len(values) // 2]) * 255).astype(np.uint8)
     else:
         opened = _slide(path)
@@ -127,10 +127,8 @@ def slices(path: str, case: str) -> Reply:
     """A volume, (D, H, W) uint8 between its 1st and 99th percentile."""
     _checked(path, case)
     volume = read_volume(Path(path))
-    values = (_stretched(volume.image.pixels[0]) * 255).astype(np.uint8)
-    return Reply(
-        {"shape": list(values.shape), "spacing": volume.image.spacing, "origin": dict(volume.image.origin)}, (values,)
-    )
+    values = (_stretched(volume.pixels[0]) * 255).astype(np.uint8)
+    return Reply({"shape": list(values.shape), "spacing": volume.spacing, "origin": dict(volume.origin)}, (values,))
 
 
 def _checked(path: str, case: str) -> dict[str, bytes]:

@@ -79,13 +79,13 @@ def test_it_learns_a_handful_of_slices() -> None:
     for _ in range(120):
         answer, truth, losses = one.judge(batch)
         loss = sum(losses.values())
-        first = first or float(loss)
+        first = first or float(loss.detach())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     found = answer.logits > 0
     overlap = 2 * (found & (truth > 0)).sum() / (found.sum() + (truth > 0).sum())
-    assert float(loss) < 0.5 * first and overlap > 0.7
+    assert float(loss.detach()) < 0.5 * first and overlap > 0.7
 
 
 def test_adapters_that_start_as_sam_give_sams_answers_and_those_of_the_release_do_not(tmp_path) -> None:
@@ -154,7 +154,7 @@ def test_a_structure_without_enough_pixels_is_nothing_to_learn_from() -> None:
     mask = np.zeros((3, 8, 8), np.uint8)
     mask[1, 2, 2:5] = 1
     assert counted(mask, 3).tolist() == [[0, 0], [0, 3], [0, 0]]
-    with pytest.raises(Rejected, match="nothing to learn"):
+    with pytest.raises(Rejected, match="nothing is learned from it"):
         counted(mask, 4)
     with pytest.raises(Rejected, match="without a mask"):
         system().sample(Image(image_of().pixels), Case("a", "", ()), steady_choice(jitter=0, min_pixels=1))
@@ -200,11 +200,8 @@ def test_the_rule_proposes_boxes_around_bright_or_dark_parts_and_never_the_whole
     np.testing.assert_allclose(one.prompts[0].box, (40, 35, 70, 50), atol=2)
     np.testing.assert_allclose(two.prompts[0].box, (10, 10, 30, 25), atol=2)
     assert proposed(1 - plane, 0, 1)[0].told == "proposed: dark part 1 of 1 on slice 0"
-    speckle = np.random.default_rng(0).random((60, 80)).astype(np.float32)
-    speckle[:, :3] = 0
-    for few in (np.eye(60, dtype=np.float32),):
-        with pytest.raises(Rejected, match="the rule proposes none"):
-            proposed(few, 0, 3)
+    with pytest.raises(Rejected, match="the rule proposes none"):
+        proposed(np.eye(60, dtype=np.float32), 0, 3)
     with pytest.raises(Rejected, match="proposes none"):
         system(proposals=0).asked(torch.zeros(1, 1, 8, 8), Case("a", "", (Path("a.png"),)))
 
@@ -302,4 +299,5 @@ def test_real_files_without_their_partner_are_named(tmp_path) -> None:
 def test_the_checkpoint_holds_plain_arguments() -> None:
     one = system()
     arguments = {name: value for name, value in one.hparams.items() if name != "weights"}
-    assert json.loads(json.dumps(arguments)) == {**arguments, "everywhere": [0, 1]}
+    plain = json.loads(json.dumps(arguments, default=list))
+    assert plain == {**arguments, "everywhere": [0, 1]} and plain["pixels"] == "medsam"

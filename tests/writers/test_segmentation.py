@@ -72,5 +72,5 @@ def test_an_empty_mask_is_an_answer_too(film, tmp_path) -> None:
 
 def test_masks_of_more_slices_than_there_are_files_are_refused_in_a_sentence(film, tmp_path) -> None:
     volume = Region(MASS, np.zeros((2, 3, 4), bool), 0.1)
-    with pytest.raises(Unanswered, match="on no plane|do not fit"):
+    with pytest.raises(Unanswered, match=r"on no plane|do not fit"):
         write_segmentation(replace(answer(film), regions=(volume,)), tmp_path, RUN)
