@@ -45,7 +45,7 @@ def oblique() -> NDArray[np.float64]:
     across, down = cosines()
     affine = np.eye(4)
     affine[:3, :3] = np.stack([across * SPACING[2], down * SPACING[1], np.cross(across, down) * SPACING[0]], axis=1)
-    affine[:3, 3] = (-20, 15, 30)
+    affine[:3, 3] = (20, -15, 30)
     return np.diag([-1.0, -1, 1, 1]) @ affine
 
 

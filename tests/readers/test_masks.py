@@ -5,10 +5,12 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 import tiny_volumes
 from answers import RUN
 from PIL import Image as Pillow
+from pydicom.uid import CTImageStorage
 
 from medvit.case import Case
 from medvit.codes import Label, code_of
@@ -155,9 +157,18 @@ def test_real_labels_without_images_are_masks_and_the_image_without_one_is_read(
 
 
 @pytest.mark.real
-def test_a_real_mask_lies_on_the_slices_of_its_real_series() -> None:
+def test_a_real_mask_lies_on_the_slices_of_its_real_series(tmp_path) -> None:
     folder = REAL / "totalseg" / "example_ct_dicom"
     if not folder.is_dir():
         pytest.skip("../shared/data/seg3d is not at hand")
-    image = read_scan(sorted(folder.iterdir()), "CT", AUTO)
+    for number, file in enumerate(sorted(folder.iterdir())):  # without UIDs, as they lie there, they are refused
+        one = pydicom.dcmread(file)
+        one.SOPClassUID, one.SOPInstanceUID = CTImageStorage, f"2.25.{number + 1}"
+        one.save_as(tmp_path / f"{number}.dcm")
+    image = read_scan(sorted(tmp_path.iterdir()), "CT", AUTO)
     assert image.pixels.shape == (1, 20, 512, 512)
+    assert image.spacing == pytest.approx((3.0, 0.9765625, 0.9765625))
+    mask = read_mask(folder.parent / "example_seg_dicom.nii.gz", image)
+    organs, air = np.isin(mask, (1, 5)), image.pixels[0] < 0.05
+    assert organs.sum() > 1000 and (air & organs).sum() < 0.02 * organs.sum()  # spleen and liver hold no air
+    assert (air & organs[:, ::-1]).sum() > 0.1 * organs.sum()  # as they would were rows counted from below

@@ -201,7 +201,7 @@ def test_the_rule_proposes_boxes_around_bright_or_dark_parts_and_never_the_whole
     np.testing.assert_allclose(two.prompts[0].box, (10, 10, 30, 25), atol=2)
     assert proposed(1 - plane, 0, 1)[0].told == "proposed: dark part 1 of 1 on slice 0"
     with pytest.raises(Rejected, match="the rule proposes none"):
-        proposed(np.eye(60, dtype=np.float32), 0, 3)
+        proposed(np.pad(np.ones((54, 54), np.float32), 3), 0, 3)  # it would cover more than 60 % of the image
     with pytest.raises(Rejected, match="proposes none"):
         system(proposals=0).asked(torch.zeros(1, 1, 8, 8), Case("a", "", (Path("a.png"),)))
 
