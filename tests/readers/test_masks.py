@@ -167,7 +167,7 @@ def test_a_real_mask_lies_on_the_slices_of_its_real_series(tmp_path) -> None:
         one.save_as(tmp_path / f"{number}.dcm")
     image = read_scan(sorted(tmp_path.iterdir()), "CT", AUTO)
     assert image.pixels.shape == (1, 20, 512, 512)
-    assert image.spacing == pytest.approx((3.0, 0.9765625, 0.9765625))
+    assert image.spacing == pytest.approx((2.0, 0.9765625, 0.9765625))  # slices 3 mm thick, 2 mm apart
     mask = read_mask(folder.parent / "example_seg_dicom.nii.gz", image)
     organs, air = np.isin(mask, (1, 5)), image.pixels[0] < 0.05
     assert organs.sum() > 1000 and (air & organs).sum() < 0.02 * organs.sum()  # spleen and liver hold no air
