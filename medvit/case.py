@@ -3,7 +3,6 @@
 import csv
 import gzip
 import hashlib
-import math
 import os
 import re
 import struct
@@ -244,9 +243,7 @@ def read_boxes(table: Path) -> dict[str, list[Box]]:
         try:
             left, top, right, bottom = (float(row[edge]) for edge in edges)
         except ValueError:
-            left = top = right = bottom = math.nan
-        if not all(map(math.isfinite, (left, top, right, bottom))):
-            raise MedvitError(f"{where}: {', '.join(edges)} must be numbers of source pixels.")
+            raise MedvitError(f"{where}: {', '.join(edges)} must be numbers of source pixels.") from None
         box = Box(row["label"], left, top, right, bottom, slice_of(row, where))
         if not (box.x_min < box.x_max and box.y_min < box.y_max):
             raise MedvitError(f"{where}: the box has no area.")

@@ -158,7 +158,7 @@ def test_predict_tells_people_the_counts_and_the_notice(trained, inbox, tmp_path
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--write", "csv,haet"], "--write knows csv, heat, sr, sc, pm, seg, geojson, gallery, not haet"),
+        (["--write", "csv,haet"], "--write knows csv, heat, sr, sc, pm, seg, geojson, gallery, png, nifti, not haet"),
         (["--batch-size", "0"], "--batch-size must be at least 1"),
         (["--workers", "-1"], "--workers at least 0"),
         (["--device", "warp"], "warp"),

@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 
 NET = {
-    "image_size": 32, "patch": 4, "width": 32, "depth": 2, "heads": 2, "everywhere": [0, 1], "window": 4, "channels": 32,
+    "image_size": 32, "patch": 8, "width": 32, "depth": 2, "heads": 2, "everywhere": [0, 1], "window": 2, "channels": 32,
     "decoder_heads": 2, "decoder_hidden": 64,
 }  # fmt: skip
 SHAPE = (5, 24, 28)  # slices, rows, columns

@@ -33,7 +33,7 @@ def learned(tmp_path_factory):
     }
     data = {"class": "Masks", "table": "set/cases.csv", "batch_size": 8, "cache": True, "draws": 16, "flip": 0.5}
     (folder / "whole.yaml").write_text(json.dumps({"system": system, "data": data,
-        "trainer": {"max_epochs": 8, "accelerator": "cpu"}}))  # fmt: skip
+        "trainer": {"max_epochs": 16, "accelerator": "cpu"}}))  # fmt: skip
     done = tiny.medvit("train", "whole.yaml", cwd=folder)
     assert done.code == 0, done.err
     volume, mask = tiny_volumes.block(77)
@@ -73,7 +73,7 @@ def test_masks_agree_with_the_truth(learned) -> None:
     folder, mask = learned
     found = np.asarray(Pillow.open(case_of(folder, "flat.png") / "mask_block-1.png"))
     assert set(np.unique(found)) <= {0, 255}
-    assert dice(found > 0, mask[2] == 1) > 0.4  # eight short epochs
+    assert dice(found > 0, mask[2] == 1) > 0.4  # sixteen epochs of a second
 
 
 def test_a_mask_of_an_oblique_volume_comes_back_on_its_voxels_through_nibabel(learned) -> None:
@@ -85,7 +85,7 @@ def test_a_mask_of_an_oblique_volume_comes_back_on_its_voxels_through_nibabel(le
             # Were an axis turned or mirrored, the two blocks would change places or leave the slices of the truth.
             other = mask == 3 - number
             voxels = np.asarray(written.dataobj).transpose(2, 1, 0) > 0
-            assert dice(voxels, mask == number) > 0.3 > dice(voxels, other)
+            assert dice(voxels, mask == number) > 2 * dice(voxels, other)
 
 
 def test_a_mask_of_an_oblique_series_lies_on_the_same_voxels_in_nifti_and_seg(learned) -> None:

@@ -20,7 +20,7 @@ from medvit.systems.db_sam import DBSAM
 from medvit.tasks.segmentation import cleaned, cleaning
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "seg3d" / "open" / "awkward"
-NET = {**tiny_volumes.NET, "everywhere": (0, 1)}
+NET = {**tiny_volumes.NET, "everywhere": (0, 1), "patch": 4, "window": 4}
 
 
 def system(**changes) -> DBSAM:
