@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+import tiny_volumes
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from medvit.case import Case, digest
@@ -661,3 +662,33 @@ def test_a_full_disk_ends_the_scan(tmp_path, monkeypatch) -> None:
     (tmp_path / "work" / "0000").symlink_to("/dev/full")
     with pytest.raises(Halted, match="No space left"):
         zips.unpack(archive, tmp_path / "work")
+
+
+def test_slices_of_a_series_are_one_volume_where_they_are_to_be_answered(make_film, tmp_path) -> None:
+    volume, _ = tiny_volumes.block()
+    for number in (1, 2):
+        tiny_volumes.write_series(tmp_path / "in" / f"s{number}", volume)
+    make_film(tmp_path / "in" / "film.dcm", RAMP)
+    tiny_volumes.write_nifti(tmp_path / "in" / "v.nii.gz", volume)
+    found = discover([tmp_path / "in"], Pool(0, duties), lambda case: None)
+    cases = [one.case for one in found if one.case and not one.refusal]
+    assert sorted((case.modality, len(case.files)) for case in cases) == [("CT", 5), ("CT", 5), ("DX", 1), ("NIFTI", 1)]
+    assert {reason_of(one) for one in found} == {"", "skipped series_part"} and len(found) == 12
+    for case in cases:
+        if case.modality == "CT":
+            assert case.uid == case.header["series_uid"] and case.files[0].parent == case.files[-1].parent
+
+    def films_only(case: Case) -> None:
+        if case.modality != "DX":
+            raise Skipped("modality", "Another modality.")
+
+    found = discover([tmp_path / "in"], Pool(0, duties), films_only)
+    assert sorted(reason_of(one) for one in found) == ["", *["skipped modality"] * 11]
+
+
+def test_volumes_in_a_zip_keep_their_kind(tmp_path) -> None:
+    volume, _ = tiny_volumes.block()
+    data = tiny_volumes.write_nifti(tmp_path / "v.nii.gz", volume).read_bytes()
+    archive = zipped(tmp_path / "in.zip", **{"a.nii.gz": data})
+    (found,) = scanned(archive, unpack_to=tmp_path / "unpacked").values()
+    assert found.case and found.case.modality == "NIFTI" and found.case.files[0].name.endswith(".nii.gz")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from medvit.budgets import FILE_BYTES, MIB, ZIP_BYTES, ZIP_MEMBERS, ZIP_RATIO
-from medvit.case import DICOM_SUFFIXES, PICTURES
+from medvit.case import DICOM_SUFFIXES, NIFTI, PICTURES
 from medvit.errors import Halted, Rejected
 from medvit.readers.survey import regular_file
 
@@ -180,4 +180,5 @@ def _refusing_disk(path: Path) -> Iterator[None]:
 
 def _suffix(name: str) -> str:
     suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122
-    return suffix if suffix in KEPT_SUFFIXES else ""
+    volume = next((end for end in NIFTI if name.lower().endswith(end)), "")
+    return volume or (suffix if suffix in KEPT_SUFFIXES else "")
