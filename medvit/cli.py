@@ -328,6 +328,7 @@ def _add_review(verbs: Any) -> None:
     verb.add_argument("--port", type=int, default=8501, help="where to listen (8501)")
     verb.add_argument("--login", type=Path, metavar="FILE", help="a TOML file that says how people log in (OIDC)")
     verb.add_argument("--workers", type=int, default=2, help="guarded processes that open pictures (2)")
+    verb.add_argument("--segment", type=Path, metavar="CHECKPOINT", help="of DBSAM: outlines what is in a reader's box")
     verb.add_argument("--verify", action="store_true", help="check the log of decisions and end")
     verb.add_argument("--head", default="", metavar="COUNT:HASH", help="what the log must hold, as an export said")
     verb.add_argument("--export", type=Path, metavar="FOLDER", help="write what was decided as CSV and JSON and end")
@@ -355,6 +356,8 @@ def review(options: argparse.Namespace) -> int:
         options.readers,
         options.show_identity,
         options.workers,
+        str(options.segment.resolve()) if options.segment else "",
+        serve.digest_of(options.segment) if options.segment else "",
     )
     serve.start(settings, _words(options.reviewers), options.address, options.port, options.login)
     return DONE

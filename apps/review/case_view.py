@@ -1,7 +1,7 @@
 """One case on one screen: the picture, what the AI says, what the reader decides."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
@@ -9,7 +9,7 @@ import streamlit as st
 from apps.review import decide
 from apps.review.decide import shown
 from apps.review.readings import WORDS, Decision
-from apps.review.runs import NONE, Row, Run
+from apps.review.runs import BOX, NONE, Row, Run
 from apps.review.tables import plain
 from apps.review.viewers import viewer
 
@@ -30,13 +30,14 @@ def show(visit: "Visit") -> None:
     queue, place = _queue(visit, run, row)
     hidden = visit.settings.blind and not board.was_shown(row.case, visit.person.name)
     standing = board.of(row.case, visit.person.name)
-    finding = _chosen(run, row, standing, hidden)
+    own = [name for name, _ in board.masks(row.case, visit.person.name)]
+    finding = _chosen(run, row, standing, hidden, own)
     _line(visit, run, row, queue, place)
     left, right = st.columns([2, 1], gap="small")
     with left:
         _picture(visit, run, row, finding, hidden, queue, place)
     with right:
-        _panel(visit, run, row, finding, standing, hidden)
+        _panel(visit, run, row, finding, standing, hidden, own)
 
 
 def _opened(visit: "Visit", run: Run, row: Row) -> None:
@@ -66,19 +67,19 @@ def _queue(visit: "Visit", run: Run, row: Row) -> tuple[list[tuple[str, str]], i
     return queue, queue.index(here) if here in queue else 0
 
 
-def _names(run: Run, row: Row, hidden: bool) -> list[str]:
+def _names(run: Run, row: Row, hidden: bool, own: Sequence[str] = ()) -> list[str]:
     """The findings in the order of the panel: what is asked about first; alphabetical where the AI's answer is hidden."""
     if hidden:
-        return list(run.wanted(row, True))
+        return [*run.wanted(row, True), *own]
     wanted = run.wanted(row, False)
     rest = sorted((said for said in row.said if said.label not in wanted), key=lambda said: -said.probability)
     first = sorted(wanted, key=lambda name: -(row.finding(name) or row.said[0]).probability)
-    return [*first, *(said.label for said in rest)]
+    return [*first, *(said.label for said in rest), *own]
 
 
-def _chosen(run: Run, row: Row, standing: Mapping[str, Decision], hidden: bool) -> str:
+def _chosen(run: Run, row: Row, standing: Mapping[str, Decision], hidden: bool, own: Sequence[str]) -> str:
     """The finding that keys are about: the one chosen, and after a decision the next that is still open."""
-    names = _names(run, row, hidden)
+    names = _names(run, row, hidden, own)
     wanted = run.wanted(row, hidden)
     chosen = st.session_state.get("chosen")
     if st.session_state.pop("advance", False) or chosen not in names:
@@ -161,14 +162,19 @@ def _picture(
     if following and following[0] == run.key and kind in ("film", "clip"):
         ahead = f"/review/{kind}/{following[0]}/{following[1]}"
     facts = visit.desk.facts(run.key, row.case)
+    own = visit.desk.boards[run.key].masks(row.case, visit.person.name)
     data = {
         "case": row.case, "film": f"/review/film/{here}", "clip": f"/review/clip/{here}", "slide": f"/review/slide/{here}",
         "slices": f"/review/slices/{here}", "tile": f"/review/tile/{here}", "heat": f"/review/heat/{here}",
         "tiles": f"/review/tiles/{here}",
-        "region": f"/review/region/{here}",
+        "region": f"/review/region/{here}", "masks": f"/review/masks/{here}?own={len(own)}",
+        "segments": bool(visit.settings.segment),
         "finding": finding, "hidden": hidden, "kind": kind, "next": ahead, "side": side(facts), "height": HEIGHT,
         "about": "AI unverified · research use only",
     }  # fmt: skip
+    if kind == "volume":
+        _outlines(visit, run, row, data, len(own))
+        return
     other = _beside(run, row) if kind == "film" else None
     if other is None:
         viewer(name, f"viewer_{name}", data)
@@ -181,6 +187,17 @@ def _picture(
         beside = {**data, "case": other.case, "film": f"/review/film/{there}", "heat": f"/review/heat/{there}", "next": "",
                   "side": f"beside: {other.case[:8]}… {side(visit.desk.facts(run.key, other.case))}"}  # fmt: skip
         viewer(name, "viewer_beside", beside)
+
+
+def _outlines(visit: "Visit", run: Run, row: Row, data: dict[str, Any], before: int) -> None:
+    """Slices with outlines; a box that the reader sends comes back as an outline of its own, to be accepted or rejected."""
+    result = viewer("volume", "viewer_volume", data, on_box_change=lambda: None)
+    if result.box and visit.settings.segment:
+        with st.spinner("Outlining what is in the box"):
+            name = decide.outline(visit, run, row, dict(result.box), before)
+        if name:
+            st.session_state["chosen"] = name
+        st.rerun()
 
 
 def _beside(run: Run, row: Row) -> Row | None:
@@ -196,13 +213,15 @@ def _beside(run: Run, row: Row) -> Row | None:
     return names.get(str(wanted)) if wanted else None
 
 
-def _panel(visit: "Visit", run: Run, row: Row, finding: str, standing: Mapping[str, Decision], hidden: bool) -> None:
+def _panel(
+    visit: "Visit", run: Run, row: Row, finding: str, standing: Mapping[str, Decision], hidden: bool, own: Sequence[str]
+) -> None:
     """Findings, the keys, and what was written."""
     board = visit.desk.boards[run.key]
     others = _others(visit, run, row, standing, hidden)
     rows = [
         _finding(visit, run, row, name, standing.get(name), name == finding, hidden, others)
-        for name in _names(run, row, hidden)
+        for name in _names(run, row, hidden, own)
     ]
     data = {"rows": rows, "blind": hidden, "others": bool(others), "height": "min(330px, calc(100vh - 470px))"}
     result = viewer("findings", "findings", data, on_choose_change=lambda: None)
@@ -240,8 +259,10 @@ def _finding(
     }  # fmt: skip
     if said and not hidden:
         told |= {"positive": said.positive or name == NONE, "title": f"{said.code} {name}"}
-        if name != NONE:
-            told |= {"probability": said.probability, "threshold": said.threshold}
+        if name.startswith(BOX):
+            told |= {"positive": True, "title": "outlined in your box"}
+        elif name != NONE:
+            told |= {"probability": said.probability, "threshold": said.threshold or None}
     return told
 
 

@@ -1,13 +1,18 @@
 """Deciding: what a key or a click writes, and what it says where nothing was written."""
 
+import hashlib
 import time
+import uuid
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import streamlit as st
 
 from apps.review.readings import Decision, reading_of, verdict_of
-from apps.review.runs import Row, Run
+from apps.review.runs import BOX, Row, Run
 from apps.review.store import Conflict
+from medvit.atomic import whole
 from medvit.errors import MedvitError
 
 if TYPE_CHECKING:
@@ -67,6 +72,38 @@ def undo(visit: "Visit", run: Run, row: Row, standing: Decision | None, finding:
 def remark(visit: "Visit", run: Run, row: Row, finding: str, note: str, corrected: str) -> None:
     """Keep what was written about a finding."""
     write(visit, run, "note", row.case, finding, {"note": note[:2000], "corrected": corrected}, None)
+
+
+def outline(visit: "Visit", run: Run, row: Row, box: Mapping[str, Any], before: int) -> str:
+    """Have what is in a box outlined, and keep the outline as a row; its name, "" where nothing was found.
+
+    Args:
+        visit: Whose it is.
+        run: The run.
+        row: The case.
+        box: ``slice``, ``x_min``, ``y_min``, ``x_max``, ``y_max`` in source pixels.
+        before: How many outlines the reader has asked for in this case.
+    """
+    corners = [round(float(box[name]), 2) for name in ("x_min", "y_min", "x_max", "y_max")]
+    try:
+        reply = visit.desk.segment(run.key, row.case, int(box["slice"]), corners).result()
+    except MedvitError as error:
+        tell(f"Nothing was outlined: {error}", warn=True)
+        return ""
+    bits, shape = reply.arrays[0], tuple(int(side) for side in reply.plain["shape"])
+    if not bits.any():
+        tell("Nothing was found in that box.")
+        return ""
+    name = f"{BOX}{before + 1}"
+    file = f"{row.case}_{uuid.uuid4().hex[:12]}.npz"
+    folder = visit.desk.stores[run.key].folder / "masks"
+    with whole(folder / file) as part, part.open("wb") as target:
+        np.savez_compressed(target, bits=bits, shape=np.array(shape))
+    digest = hashlib.sha256((folder / file).read_bytes()).hexdigest()
+    body = {"file": file, "slice": int(box["slice"]), "box": corners, "score": reply.plain["score"], "sha256": digest,
+            "by": visit.settings.segment_digest}  # fmt: skip
+    write(visit, run, "mask", row.case, name, body, None)
+    return name
 
 
 def write(

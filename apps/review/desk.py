@@ -1,8 +1,10 @@
 """What all sessions share: runs, what was decided about them, workers that open pictures. It holds nobody's state."""
 
 import functools
+import importlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from threading import Lock
@@ -17,10 +19,11 @@ from apps.review.store import Store
 from medvit.budgets import MIB
 from medvit.codes import file_name
 from medvit.errors import MedvitError, Rejected
-from medvit.guard import Pool, Reply
+from medvit.guard import LIMITS, Duty, Pool, Reply
 
 KEPT_BYTES = 384 * MIB  # of pictures that are kept for the next look
 SCALE_FROM = 64  # heat maps of a finding that its common scale is taken from
+DRAWN = re.compile(r"[0-9a-f]{16}_[0-9a-f]{12}\.npz")  # a reader's mask
 FAINT = 0.6  # of a map's values below this quantile nothing is shown
 
 
@@ -34,6 +37,8 @@ class Settings(NamedTuple):
         readers: How many readers a case is for.
         show_identity: Whether patients' names are shown.
         workers: Processes that open pictures; 0 opens them in this one, for tests.
+        segment: Checkpoint of a system that outlines what is in a reader's box; "" for none.
+        segment_digest: Its SHA-256.
     """
 
     folders: tuple[str, ...]
@@ -42,6 +47,8 @@ class Settings(NamedTuple):
     readers: int = 1
     show_identity: bool = False
     workers: int = 2
+    segment: str = ""
+    segment_digest: str = ""
 
     def plain(self) -> dict[str, Any]:
         """As Streamlit's secrets take it."""
@@ -73,6 +80,7 @@ class Desk:
         self.stores = {key: Store(run.folder) for key, run in self.runs.items()}
         self.boards = {key: Board(store).refresh() for key, store in self.stores.items()}
         self.pool = Pool(settings.workers, duties)
+        self._outliner: Pool | None = None
         self._kept: dict[tuple[Any, ...], Future[Reply]] = {}
         self._lock = Lock()
 
@@ -141,6 +149,31 @@ class Desk:
         found, row = self.case(run, case)
         return self.pool.submit("tile", str(self.path(found, row)), row.mpp, box, plane, urgent=True)
 
+    def masks(self, run: str, case: str, reviewer: str, hidden: bool) -> Future[Reply]:
+        """The outlines of a case: what the AI drew, unless it is hidden, and what the reader asked for."""
+        found, row = self.case(run, case)
+        shape = self.ask("slices", run, case).result().plain["shape"]
+        files = [] if hidden else found.mask_files(row)
+        drawn = self.stores[run].folder / "masks"
+        for name, body in self.boards[run].refresh().masks(case, reviewer):
+            file = str(body.get("file", ""))
+            if DRAWN.fullmatch(file):
+                files.append((name, str(drawn / file)))
+        future = self.pool.submit("masks", str(self.path(found, row)), case, files, shape, urgent=True)
+        return _named(future, {mask.label: mask.told for mask in row.masks})
+
+    def segment(self, run: str, case: str, number: int, box: Sequence[float]) -> Future[Reply]:
+        """Outline what is in a box (x_min, y_min, x_max, y_max) on a slice, by a worker with a network of its own."""
+        self.ask("slices", run, case).result()  # the file has proved to be the case
+        found, row = self.case(run, case)
+        with self._lock:
+            if self._outliner is None:
+                workers = 1 if self.settings.workers else 0
+                self._outliner = Pool(
+                    workers, outliner, self.settings.segment, limits=LIMITS._replace(cpu_s=120, wall_s=180)
+                )
+        return self._outliner.submit("box", str(self.path(found, row)), row.modality, number, list(box))
+
     def facts(self, run: str, case: str) -> dict[str, Any]:
         """Side, view and series of a case; nothing where its file cannot be opened."""
         try:
@@ -176,6 +209,29 @@ class Desk:
                 break
             total -= size
             del self._kept[key]
+
+
+def outliner(checkpoint: str) -> Mapping[str, Duty]:
+    """The duties of the worker that outlines; its module needs torch and is imported there alone."""
+    found: Mapping[str, Duty] = importlib.import_module("apps.review.segment").duties(checkpoint)
+    return found
+
+
+def _named(future: Future[Reply], told: Mapping[str, str]) -> Future[Reply]:
+    """The outlines with what is told of each."""
+    named: Future[Reply] = Future()
+
+    def done(answer: Future[Reply]) -> None:
+        error = answer.exception()
+        if error:
+            named.set_exception(error)
+            return
+        plain, arrays = answer.result()
+        masks = [{**one, "said": told.get(one["label"], "asked for by you")} for one in plain["masks"]]
+        named.set_result(Reply({**plain, "masks": masks}, arrays))
+
+    future.add_done_callback(done)
+    return named
 
 
 @functools.lru_cache(maxsize=4)

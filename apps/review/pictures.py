@@ -34,6 +34,7 @@ NAMES = {"PatientName": "name", "PatientID": "ID", "PatientBirthDate": "born", "
 LONGEST = 3_072  # pixels of a film's longer side on the screen; larger ones are averaged down by whole numbers
 TILE = 256
 QUALITY = 88  # of the JPEG of a tile or frame
+VOLUMES = (".nii", ".nii.gz")
 FRAMES = 256  # of a clip on the screen
 NOT_DICOM = (*PICTURES, *SLIDES, *CLIPS, ".nii", ".gz")
 
@@ -42,7 +43,7 @@ def duties() -> Mapping[str, Duty]:
     """The duties of a worker of the app."""
     return {
         "facts": facts, "film": film, "thumbnail": thumbnail, "slide": slide, "tile": tile, "clip": clip, "slices": slices,
-        "sign": write_verified,
+        "masks": masks, "sign": write_verified,
     }  # fmt: skip
 
 
@@ -79,8 +80,8 @@ def thumbnail(path: str, case: str, kind: str, side: int) -> Reply:
         frames = read_clip(Path(path)).pixels[0]
         pixels = (frames[len(frames) // 2] * 255).astype(np.uint8)
     elif kind == "volume":
-        values = read_volume(Path(path)).pixels[0]
-        pixels = (_stretched(values[len(values) // 2]) * 255).astype(np.uint8)
+        values = slices(path, case).arrays[0]
+        pixels = values[len(values) // 2]
     else:
         opened = _slide(path)
         scale = max(max(opened.size) / side, 1.0)
@@ -124,11 +125,44 @@ def clip(path: str, case: str) -> Reply:
 
 
 def slices(path: str, case: str) -> Reply:
-    """A volume, (D, H, W) uint8 between its 1st and 99th percentile."""
+    """What masks are drawn on, (D, H, W) uint8 between its 1st and 99th percentile; D is 1 for what is flat."""
     _checked(path, case)
-    volume = read_volume(Path(path))
-    values = (_stretched(volume.pixels[0]) * 255).astype(np.uint8)
-    return Reply({"shape": list(values.shape), "spacing": volume.spacing, "origin": dict(volume.origin)}, (values,))
+    if path.lower().endswith(VOLUMES):
+        image = read_volume(Path(path))
+        values = _stretched(image.pixels[0])
+    else:
+        image = read_radiograph(Path(path))
+        values = image.pixels
+    told = {"shape": list(values.shape), "spacing": image.spacing, "origin": dict(image.origin)}
+    return Reply(told, ((values * 255).astype(np.uint8),))
+
+
+def masks(path: str, case: str, files: list[tuple[str, str]], shape: list[int]) -> Reply:
+    """Masks of a case as bits, each (D, H, W) padded to whole bytes, with the slices that they are on."""
+    _checked(path, case)
+    told, bits = [], []
+    for label, file in files:
+        mask = read_drawn(file)
+        if list(mask.shape) != list(shape):
+            continue  # of another image
+        present = mask.any(axis=(1, 2))
+        largest = int(mask.sum(axis=(1, 2)).argmax()) if present.any() else -1
+        told.append({"label": label, "present": present.astype(int).tolist(), "largest": largest})
+        bits.append(np.packbits(mask))
+    size = len(bits[0]) if bits else 0
+    return Reply({"masks": told, "bytes": size}, (np.concatenate(bits) if bits else np.zeros(0, np.uint8),))
+
+
+def read_drawn(file: str) -> NDArray[np.bool_]:
+    """A mask (D, H, W) that lies in a run's folder: NIfTI, PNG, or the bits of a reader's own."""
+    if file.endswith(".npz"):
+        with np.load(file, allow_pickle=False) as held:
+            shape = tuple(int(side) for side in held["shape"])
+            return np.unpackbits(held["bits"], count=int(np.prod(shape))).reshape(shape).astype(bool)
+    if file.endswith(".png"):
+        with Pillow.open(file, formats=["PNG"]) as picture:
+            return np.asarray(np.asarray(picture.convert("L")) > 127)[None]
+    return np.asarray(read_volume(Path(file)).pixels[0] > 0)
 
 
 def _checked(path: str, case: str) -> dict[str, bytes]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from threading import Lock
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from apps.review.store import Entry, Store
 
@@ -67,6 +67,7 @@ class Board:
         self._rows: dict[str, dict[str, dict[str, list[Entry]]]] = {}  # case, reviewer, finding
         self._shown: set[tuple[str, str]] = set()
         self._remarks: dict[tuple[str, str, str], Remark] = {}
+        self._masks: dict[tuple[str, str], list[tuple[str, dict[str, Any]]]] = {}
         self._visits: dict[tuple[str, str], dict[str, float]] = {}
 
     def refresh(self) -> "Board":
@@ -80,6 +81,8 @@ class Board:
     def _take(self, entry: Entry) -> None:
         if entry.kind == "shown":
             self._shown.add((entry.case, entry.reviewer))
+        elif entry.kind == "mask":
+            self._masks.setdefault((entry.case, entry.reviewer), []).append((entry.finding, entry.said))
         elif entry.kind == "note":
             said = entry.said
             remark = Remark(str(said.get("note", "")), str(said.get("corrected", "")))
@@ -111,6 +114,10 @@ class Board:
     def was_shown(self, case: str, reviewer: str) -> bool:
         """Whether the reviewer has asked for the AI's answer about the case."""
         return (case, reviewer) in self._shown
+
+    def masks(self, case: str, reviewer: str) -> list[tuple[str, dict[str, Any]]]:
+        """The outlines that a reader asked for: name, and what is told of each."""
+        return list(self._masks.get((case, reviewer), ()))
 
     def remark(self, case: str, reviewer: str, finding: str) -> Remark:
         """What the reviewer wrote last about a finding."""

@@ -4,7 +4,7 @@ import gzip
 import json
 import struct
 from asyncio import wrap_future
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future
 from functools import lru_cache
 from pathlib import Path
@@ -95,6 +95,12 @@ def routes(desk: Desk) -> list[Route]:
             await run_in_threadpool(scores, path, tuple(corner)), media_type="application/json", headers=FRESH
         )
 
+    async def masks(request: Request) -> Response:
+        run, case = _place(request)
+        person, hidden = request.scope["medvit.person"], _is_blind(desk, request, run, case)
+        found = await run_in_threadpool(desk.masks, run, case, person.name, hidden)
+        return _framed(await wrap_future(found), FRESH)
+
     async def asset(request: Request) -> Response:
         name = request.path_params["name"]
         if name not in VENDORED:
@@ -103,6 +109,7 @@ def routes(desk: Desk) -> list[Route]:
 
     told: dict[str, Callable[[Request], Awaitable[Response]]] = {
         "thumbnail": thumbnail, "film": film, "clip": clip, "slices": slices, "slide": slide, "heat": heat, "tiles": tiles,
+        "masks": masks,
     }  # fmt: skip
     return [
         Route("/review/asset/{name:str}", asset),
@@ -166,12 +173,12 @@ def _jpeg(reply: Reply) -> Response:
     return Response(reply.arrays[0].tobytes(), media_type="image/jpeg", headers=KEPT)
 
 
-def _framed(reply: Reply) -> Response:
+def _framed(reply: Reply, kept: Mapping[str, str] = KEPT) -> Response:
     """The length of a head, the head in JSON padded to whole eight bytes, then the numbers."""
     head = json.dumps(reply.plain).encode()
     head += b" " * (-len(head) % 8 + 4)
     body = struct.pack("<I", len(head)) + head + reply.arrays[0].tobytes()
-    return Response(body, media_type="application/octet-stream", headers=KEPT)
+    return Response(body, media_type="application/octet-stream", headers=dict(kept))
 
 
 @lru_cache(maxsize=8)

@@ -6,11 +6,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from medvit.case import MICROSCOPY, ULTRASOUND, digest
+from medvit.codes import file_name
 from medvit.errors import MedvitError
 
+BOX = "box "  # begins the names of masks that a reader asked for
 NONE = "No finding above threshold"  # stands for the answer of a case in which nothing is positive
 MASKED = re.compile(r"~[0-9a-f]{16}")
 CASE = re.compile(r"[0-9a-f]{16}")
@@ -27,6 +29,14 @@ class Said(NamedTuple):
     positive: bool
 
 
+class Mask(NamedTuple):
+    """What a system outlined: its own score of it, and what is told of it."""
+
+    label: str
+    score: float
+    told: str
+
+
 class Row(NamedTuple):
     """An answered case."""
 
@@ -38,9 +48,8 @@ class Row(NamedTuple):
     said: tuple[Said, ...]
     ood: str  # "" where the run did not look whether the case is unlike those it learned from
     positive: tuple[Said, ...]  # what the AI holds for present
-    strongest: (
-        Said | None
-    )  # the positive finding of the highest probability; where none is positive, the most probable one
+    strongest: Said | None  # the positive finding of the highest probability; else the most probable one
+    masks: tuple[Mask, ...] = ()  # for systems that outline; their scores stand as probabilities, without a threshold
 
     @property
     def modality(self) -> str:
@@ -58,6 +67,8 @@ class Row(NamedTuple):
         if name == NONE:
             most = self.strongest
             return Said(NONE, "", most.probability if most else 0.0, most.threshold if most else 0.5, False)
+        if name.startswith(BOX):
+            return Said(name, "", 0.0, 0.0, True)
         return next((one for one in self.said if one.label == name), None)
 
 
@@ -136,7 +147,7 @@ class Run:
             return "smear" if self.about.system == SMEARS else "slide"
         if row.modality == ULTRASOUND or "sector" in row.origin:
             return "clip"
-        return "volume" if row.source.lower().endswith((".nii", ".nii.gz")) else "film"
+        return "volume" if row.masks or row.source.lower().endswith((".nii", ".nii.gz")) else "film"
 
     def asks(self, row: Row, blind: bool) -> int:
         """How many findings a reader is asked about."""
@@ -154,6 +165,19 @@ class Run:
             return {}
         found = sorted((self.folder / "cases" / case).glob("heat_*.npz"))
         return {path.stem.removeprefix("heat_"): path for path in found}
+
+    def mask_files(self, row: Row) -> list[tuple[str, str]]:
+        """Label and file of each mask of a case: NIfTI of a volume, PNG of what is flat."""
+        folder = self.folder / "cases" / row.case
+        found = []
+        for mask in row.masks:
+            stem = f"mask_{file_name(mask.label)}"
+            path = next(
+                (folder / f"{stem}{end}" for end in (".nii.gz", ".png") if (folder / f"{stem}{end}").is_file()), None
+            )
+            if path:
+                found.append((mask.label, str(path)))
+        return found
 
     def _about(self) -> About:
         try:
@@ -184,6 +208,12 @@ def _row(line: bytes) -> Row | None:
             Said(one["label"], one["code"], float(one["probability"]), float(one["threshold"]), bool(one["positive"]))
             for one in record["findings"]
         )
+        masks = tuple(_mask(one) for one in record.get("masks", ()))
+        if masks:
+            said = tuple(
+                Said(one["label"], one["code"], float(one["score"]), 0.0, bool(one["pixels"]))
+                for one in record["masks"]
+            )
         return Row(
             record["case"],
             record["key"],
@@ -194,9 +224,17 @@ def _row(line: bytes) -> Row | None:
             str(record.get("ood", "")),
             tuple(one for one in said if one.positive),
             max(said, key=lambda one: (one.positive, one.probability), default=None),
+            masks,
         )
     except (ValueError, KeyError, TypeError):
         return None
+
+
+def _mask(told: Mapping[str, Any]) -> Mask:
+    """What a record says of a mask, in a line."""
+    size = f"{told['volume_ml']} ml" if told.get("volume_ml") else f"{told.get('pixels', 0)} pixels"
+    words = [f"score of its own {float(told['score']):.2f}", size, str(told.get("prompt", ""))]
+    return Mask(str(told["label"]), float(told["score"]), " · ".join(word for word in words if word))
 
 
 def locate(row: Row, bases: Sequence[Path]) -> Path | None:

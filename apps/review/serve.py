@@ -1,6 +1,7 @@
 """Starts the app: on this machine alone, silent to the outside, and only with a key or a login."""
 
 import getpass
+import hashlib
 import ipaddress
 import logging
 import os
@@ -79,6 +80,19 @@ def people(reviewers: Sequence[str]) -> tuple[Person, ...]:
 def starter() -> str:
     """Whoever starts the app or a command, as the machine knows them."""
     return "".join(c if NAME.fullmatch(f"a{c}") else "-" for c in getpass.getuser()) or "reviewer"
+
+
+def digest_of(checkpoint: Path) -> str:
+    """SHA-256 of a checkpoint, as decisions name it.
+
+    Raises:
+        MedvitError: When it is not there.
+    """
+    try:
+        with checkpoint.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise MedvitError(f"--segment {checkpoint} cannot be read: {error.strerror}.") from error
 
 
 def is_public(address: str) -> bool:

@@ -162,8 +162,8 @@ def pages(app: review_runs.App, run: Run) -> None:
             waits.append((time.perf_counter() - begun, processor_s(app) - used))
         waits.sort()
         print(
-            f"next case, films of {FILM[1]} x {FILM[0]}: median {np.median(waits, 0)[0]:.2f} s, longest {waits[-1][0]:.2f} s, of which "
-            f"the server computed {np.median(waits, 0)[1]:.2f} s"
+            f"next case, films of {FILM[1]} x {FILM[0]}: median {np.median(waits, 0)[0]:.2f} s, longest {waits[-1][0]:.2f} s, "
+            f"of which the server computed {np.median(waits, 0)[1]:.2f} s"
         )
         browser.close()
 
@@ -193,8 +193,8 @@ def tiles(folder: Path) -> None:
         assert answer.status == 200, answer.status
     used = processor_s(app) - used
     print(
-        f"{TILES} tiles of a slide of 40,000 pixels: median {1000 * np.median(waits):.0f} ms, p95 {1000 * np.quantile(waits, 0.95):.0f} "
-        f"ms; the server computed {1000 * used / TILES:.0f} ms a tile"
+        f"{TILES} tiles of a slide of 40,000 pixels: median {1000 * np.median(waits):.0f} ms, "
+        f"p95 {1000 * np.quantile(waits, 0.95):.0f} ms; the server computed {1000 * used / TILES:.0f} ms a tile"
     )
     app.close()
 

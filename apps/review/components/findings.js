@@ -27,7 +27,7 @@ export default (component) => mounted(component, (root) => {
       const name = element("span", `cut ${one.positive || data.blind ? "strong" : "soft"}`, one.shown); name.title = one.title || one.shown;
       if (one.note) name.append(element("span", "soft", " ✎"));
       line.append(element("span", "soft", place < 9 ? `${place + 1}` : ""), name);
-      if (!data.blind) { const said = element("span"); if (one.probability !== null) said.append(element("span", one.positive ? "strong" : "soft", `${one.probability.toFixed(2)}${one.positive ? " ▲" : ""}`), element("span", "soft", ` (${one.threshold.toFixed(2)})`)); line.append(said); }
+      if (!data.blind) { const said = element("span"); if (one.probability !== null) said.append(element("span", one.positive ? "strong" : "soft", `${one.probability.toFixed(2)}${one.positive ? " ▲" : ""}`), element("span", "soft", one.threshold === null ? " own score" : ` (${one.threshold.toFixed(2)})`)); line.append(said); }
       const you = element("span", "you"); if (one.verdict) you.append(element("span", one.sign, `${SIGNS[one.sign]}${one.verdict}`)); line.append(you);
       if (data.others) line.append(element("span", "soft cut", one.others || ""));
       line.onclick = () => choose(one.name);

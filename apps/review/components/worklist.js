@@ -38,9 +38,9 @@ export default (component) => mounted(component, (root) => {
     if (one.finding) { finding.append(element("span", one.positive ? "strong" : "soft", one.finding)); if (one.more) finding.append(element("span", "soft", ` + ${one.more} more`)); }
     const chance = element("span");
     if (one.finding) {
-      const said = element("div", "", `${one.probability.toFixed(2)} `); said.append(element("span", one.positive ? "strong" : "soft", one.positive ? "▲ " : ""), element("span", "soft", `(${one.threshold.toFixed(2)})`));
+      const said = element("div", "", `${one.probability.toFixed(2)} `); said.append(element("span", one.positive ? "strong" : "soft", one.positive ? "▲ " : ""), element("span", "soft", one.threshold ? `(${one.threshold.toFixed(2)})` : "own score"));
       const track = element("div", "track"), fill = element("div", `fill${one.positive ? " positive" : ""}`), tick = element("div", "tick");
-      fill.style.width = `${100 * one.probability}%`; tick.style.left = `${100 * one.threshold}%`; track.append(fill, tick); chance.append(said, track);
+      fill.style.width = `${100 * one.probability}%`; tick.style.left = `${100 * one.threshold}%`; tick.hidden = !one.threshold; track.append(fill, tick); chance.append(said, track);
     }
     const ood = element("span", "soft", one.ood); ood.title = one.ood_said || "";
     line.append(picture, name, element("span", "soft", one.kind), finding, chance, ood, element("span", one.state === "read" ? "accept" : one.state === "open" ? "" : "soft", one.state_said), element("span", "soft", one.readers));
