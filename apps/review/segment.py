@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from medvit.data.prompts import Object, Prompt
-from medvit.tasks.propagation import propagate
-from medvit.tasks.segmentation import Segmentation
 
 from medvit.case import Case
+from medvit.data.prompts import Object, Prompt
 from medvit.errors import MedvitError
 from medvit.guard import Duty, Reply
+from medvit.tasks.propagation import propagate
+from medvit.tasks.segmentation import Segmentation
 from medvit.workflow import load_system
 
 
