@@ -1,6 +1,7 @@
 """Slides, smears and clips in Chromium: what is drawn lies where its numbers say, compared by screenshots."""
 
 import io
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -11,9 +12,10 @@ from PIL import Image as Pillow
 from review_runs import App, leave_clip, leave_slide
 from test_review_browser import ARTEFACTS, browser, entered, settled, state
 
-from apps.review.pictures import TILE
+from apps.review.pictures import TILE, read_drawn
 from apps.review.routes import tile_box
 from apps.review.runs import Run
+from apps.review.store import Store
 from medvit.readers.clip import read_clip
 from medvit.readers.slide import Slide
 
@@ -235,3 +237,101 @@ def test_a_run_with_smears_knows_them_from_slides(tmp_path):
     leave(tmp_path, "CytoFM", [one])
     run = Run(tmp_path).refresh()
     assert run.kind(run.rows["0" * 16]) == "smear" and run.rows["0" * 16].mpp == 0.5
+
+
+@pytest.fixture
+def scan(tmp_path):
+    """A run over a small volume with one outline, and a checkpoint that takes boxes; untrained, so that it is quick."""
+    import nibabel
+    import tiny_volumes
+    import torch
+    from review_runs import leave
+
+    from medvit.case import digest
+    from medvit.systems.db_sam import DBSAM
+
+    volume, mask = tiny_volumes.block()
+    file = tiny_volumes.write_nifti(tmp_path / "scans/one.nii.gz", volume)
+    key = digest(os.path.realpath(file))
+    drawn = tmp_path / f"out/cases/{key}/mask_kidney.nii.gz"
+    tiny_volumes.write_nifti(drawn, (mask == 1).astype(np.uint8))
+    assert nibabel.load(drawn).shape == nibabel.load(file).shape
+    told = {
+        "label": "kidney",
+        "code": "99MEDVIT:KIDNEY",
+        "score": 0.8,
+        "pixels": 9,
+        "volume_ml": 0.1,
+        "prompt": "a box",
+    }
+    one = {
+        "key": key,
+        "source": "scans/one.nii.gz",
+        "case": key,
+        "status": "ok",
+        "header": {},
+        "origin": {},
+        "findings": [],
+    }
+    leave(tmp_path / "out", "DBSAM", [{**one, "masks": [told]}])
+    torch.manual_seed(0)
+    system = DBSAM(**{**tiny_volumes.NET, "everywhere": (0, 1), "patch": 4, "window": 4})
+    arguments = {name: list(value) if isinstance(value, tuple) else value for name, value in system.hparams.items()}
+    card = {"system": "DBSAM", "version": "0.1.0", "arguments": arguments, "labels": []}
+    torch.save({"medvit": card, "state_dict": system.state_dict()}, tmp_path / "boxes.ckpt")
+    return tmp_path, mask == 1
+
+
+@pytest.mark.slow
+def test_outlines_lie_on_their_slices_and_a_box_becomes_one_that_can_be_accepted(browser, scan):
+    folder, kidney = scan
+    app = App(folder / "out", "--reviewers", "anna", "--segment", folder / "boxes.ckpt", inputs=folder)
+    page = entered(browser, app, "anna")
+    try:
+        page.locator("[role=row][data-case]").click()
+        now = settled(page, lambda now: now.get("masks") == ["kidney"])
+        assert now["slices"] == 5 and now["slice"] == int(kidney.sum((1, 2)).argmax())
+        drawn = stage(page, "volume_outline")
+        page.keyboard.press("h")
+        settled(page, lambda now: not now["outlines"])
+        changed = np.abs(drawn - stage(page, "volume_bare")).sum(2) > 60
+        rows, columns = np.flatnonzero(kidney[now["slice"]].any(1)), np.flatnonzero(kidney[now["slice"]].any(0))
+        wanted = (
+            rows[0] * now["dy"],
+            columns[0] * now["dx"],
+            (rows[-1] + 1) * now["dy"],
+            (columns[-1] + 1) * now["dx"],
+        )
+        offset = np.array([now["y"], now["x"], now["y"], now["x"]]) + 1
+        assert box_of(changed) == pytest.approx(np.array(wanted) + offset, abs=2.5)
+        page.mouse.wheel(0, 0)
+        page.locator(".stage canvas").hover()
+        page.mouse.wheel(0, 100)
+        settled(page, lambda one: one["slice"] == now["slice"] + 1)
+        box = page.locator(".stage canvas").bounding_box()
+        corners = [
+            (box["x"] + now["x"] + x * now["dx"], box["y"] + now["y"] + y * now["dy"]) for x, y in ((4, 6), (16, 18))
+        ]
+        page.keyboard.down("Shift")
+        page.mouse.move(*corners[0])
+        page.mouse.down()
+        page.mouse.move(*corners[1], steps=3)
+        page.mouse.up()
+        page.keyboard.up("Shift")
+        asked = settled(page, lambda one: one["box"])["box"]
+        assert (asked["x_min"], asked["y_min"], asked["x_max"], asked["y_max"]) == pytest.approx(
+            (4, 6, 16, 18), abs=0.2
+        )
+        page.get_by_role("button", name="Outline what is in the box").click()
+        page.wait_for_selector('[data-finding="box 1"]')
+        settled(page, lambda one: one["masks"] == ["kidney", "box 1"])
+        page.keyboard.press("a")
+        page.wait_for_selector('[data-finding="box 1"][data-verdict="accepted"]')
+        rows = Store(folder / "out").since()
+        (made,) = [row for row in rows if row.kind == "mask"]
+        assert made.said["box"] == pytest.approx([4, 6, 16, 18], abs=0.2) and made.said["slice"] == now["slice"] + 1
+        held = read_drawn(str(folder / "out/review/masks" / made.said["file"]))
+        assert held.shape == kidney.shape and held.any() and rows[-1].said["reading"] == "present"
+    finally:
+        page.context.close()
+        app.close()
