@@ -187,6 +187,8 @@ def predict(options: argparse.Namespace) -> int:
     system = workflow.build_system(card, state, options.checkpoint)
     told = {name: system.told(name, getattr(options, name)) for name in TOLD if getattr(options, name)}
     identity = {"name": options.checkpoint.name, "sha256": weights.file_digest(options.checkpoint), **card}
+    if not card.get("calibration"):
+        logging.info("%s is not calibrated, and knows no distance from its training cases.", options.checkpoint)
     how = Options(
         write=write,
         batch_size=options.batch_size,

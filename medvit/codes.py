@@ -95,6 +95,10 @@ TERMS = {
     "threshold": Code(
         "THRESHOLD", PRIVATE, "Probability from which a finding counts as present", "no public one", _DAY
     ),
+    "distance": Code("DISTANCE", PRIVATE, "Distance from the training cases, 1 is usual", "no public one", _DAY),
+    "unlike": Code(
+        "UNLIKE-TRAINING", PRIVATE, "Unlike the cases that the algorithm learned from", "no public one", _DAY
+    ),
     "presence": Code("705057003", "SCT", "Presence", "ACR/RSNA Open Imaging Data Model", _DAY),
     "present": Code("52101004", "SCT", "Present", f"{_DICT}, CID 240", _DAY),
     "absent": Code("272519000", "SCT", "Absent", f"{_DICT}, CID 240", _DAY),

@@ -32,7 +32,7 @@ from medvit.progress import progress
 from medvit.result import Result, Run
 from medvit.tasks.system import System
 from medvit.writers.dicom import refuse_planeless
-from medvit.writers.table import findings_of, masks_of
+from medvit.writers.table import distance_of, findings_of, masks_of
 
 log = logging.getLogger(__name__)
 
@@ -147,6 +147,7 @@ def _record(one: Found, answer: Result | Unanswered, seconds: float = 0.0) -> Re
         "origin": dict(answer.origin) if isinstance(answer, Result) else {},
         "findings": findings_of(answer) if isinstance(answer, Result) else [],
         **({"masks": masks_of(answer)} if isinstance(answer, Result) and answer.regions else {}),
+        "distance": distance_of(answer) if isinstance(answer, Result) else None,
     }
 
 

@@ -25,6 +25,18 @@ class Finding(NamedTuple):
         return self.probability >= self.label.threshold
 
 
+class Distance(NamedTuple):
+    """How far a case lies from the training cases, 1 for a usual one of those, and from where on its answer is in doubt."""
+
+    value: float
+    limit: float
+
+    @property
+    def far(self) -> bool:
+        """Whether the case is unlike what the network learned from."""
+        return self.value > self.limit
+
+
 class Region(NamedTuple):
     """A mask (H, W) or (D, H, W) in source pixels, with the system's own score of it in [0, 1].
 
@@ -81,6 +93,7 @@ class Result:
         heatmaps: What influenced the scores.
         tiles: What is said of single tiles, for slides.
         origin: What was used on the way (window, spacing, …) and where it came from.
+        distance: From the training cases; None where the checkpoint does not know them.
         read: Reads the case's pixels in source geometry again, for writers that draw over them.
         close_up: Reads the pixels (S, S, 3) of a tile by its number, for writers that show single ones; None where the system
             shows none.
@@ -92,6 +105,7 @@ class Result:
     heatmaps: tuple[Heatmap, ...] = ()
     tiles: TileScores | None = None
     origin: Mapping[str, str] = field(default_factory=dict)
+    distance: Distance | None = None
     read: Callable[[Case], Image] | None = None
     close_up: Callable[[int], NDArray[np.uint8] | None] | None = None
 

@@ -41,7 +41,7 @@ def checkpoint(path: Path) -> dict[str, Any]:
     from medvit.weights import file_digest, read_own
 
     card, state = read_own(path)
-    numbers = sum(tensor.numel() for name, tensor in state.items() if name != "thresholds")
+    numbers = sum(tensor.numel() for name, tensor in state.items() if not name.startswith(("thresholds", "trust.")))
     return {"checkpoint": str(path), "sha256": file_digest(path), "parameters": numbers, **card}
 
 

@@ -21,12 +21,14 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from medvit import NOTICE, __version__, weights
-from medvit.atomic import locked, write_text
+from medvit.atomic import locked, whole, write_text
 from medvit.errors import MedvitError
 from medvit.memory import keep_memory
 from medvit.plain_yaml import read_yaml
+from medvit.tasks.findings import Findings
 from medvit.tasks.progress import Lines
 from medvit.tasks.system import System
+from medvit.tasks.trust import MOST_CASES, PREFIX, learn
 from medvit.workflow import Workflow, class_of
 
 log = logging.getLogger(__name__)
@@ -122,6 +124,9 @@ def _train(workflow: Workflow, resume: str | None) -> Path:
         raise KeyboardInterrupt from None
     if not workflow.best.is_file():
         raise MedvitError(f"{workflow.path}: no epoch was validated, so there is no best checkpoint in {workflow.run}.")
+    if trainer.is_global_zero and isinstance(system, Findings):
+        settle(workflow.best, system, data)
+    trainer.strategy.barrier()
     _report(workflow, trainer)
     weights.release(workflow.best, workflow.run / RELEASE)  # written last: it says that the run is finished
     return workflow.best
@@ -216,6 +221,36 @@ def _reason(error: BaseException) -> str:
     return f"{key[1]}: {said}" if key else said
 
 
+def settle(path: Path, system: Findings, data: Any) -> None:
+    """Learn from validation and training cases what the best checkpoint's answers are worth, and keep it in that file.
+
+    Args:
+        path: The checkpoint; what an earlier end of this training left in it counts for nothing.
+        system: Takes its weights.
+        data: A data module whose ``answering`` gives a split as a system sees it when it answers.
+    """
+    content = weights.read_file(path)
+    state = {name: value for name, value in content["state_dict"].items() if not name.startswith(PREFIX)}
+    weights.fit(system, state, str(path))
+    system.eval()
+    loaders = {split: data.answering(split) for split in ("train", "val")}
+    names = tuple(label.name for label in system.labels)
+    device = system.thresholds.device
+    learned = learn(
+        lambda batch: system.logits_and_features(batch.to(device)), names, loaders["train"], loaders["val"], MOST_CASES
+    )
+    kept = {PREFIX + name: value for name, value in learned.trust.state_dict().items()}
+    content["state_dict"] = {**state, "thresholds": learned.thresholds, **kept}
+    content["medvit"] = {**content["medvit"], **learned.card}
+    with whole(path) as part:
+        torch.save(content, part)
+    said = learned.card["calibration"]
+    log.info(
+        "calibrated on %d validation cases: expected calibration error %.4f, before %.4f",
+        said["validation_cases"], said["validation_ece_after"], said["validation_ece_before"],
+    )  # fmt: skip
+
+
 def _report(workflow: Workflow, trainer: Trainer) -> None:
     """Write ``metrics.json``: what was measured on validation data at the chosen epoch, and by what."""
     best = trainer.checkpoint_callback
@@ -230,6 +265,7 @@ def _report(workflow: Workflow, trainer: Trainer) -> None:
         "value": None if best.best_model_score is None else float(best.best_model_score),
         "epoch": content["epoch"] + 1,
         "metrics": content["medvit"].get("metrics", {}),
+        "calibration": content["medvit"].get("calibration"),
         "medvit": __version__,
         "torch": torch.__version__,
         "lightning": lightning.__version__,

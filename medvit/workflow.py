@@ -302,5 +302,6 @@ def build_system(card: Mapping[str, Any], state: "State", path: Path | str) -> "
         system: System = class_of(found[0])(**arguments)
     except (TypeError, ValueError, RuntimeError) as error:
         raise MedvitError(f"{path}: {name} cannot be built from the arguments in it: {error}.") from error
+    system.expect(state)
     fit(system, state, str(path))
     return system.eval()

@@ -26,7 +26,8 @@ from medvit.systems.thorax_mae import ThoraxMAE
 
 RESULT_COLUMNS = (
     "case", "study_uid", "series_uid", "sop_uid", "modality", "source",
-    "label", "code", "probability", "threshold", "positive", "system", "notice",
+    "label", "code", "probability", "threshold", "positive",
+    "distance", "distance_limit", "out_of_distribution", "system", "notice",
 )  # fmt: skip
 # What becomes of each file of `mixed`.
 MIXED = {
@@ -554,5 +555,5 @@ def test_results_come_in_the_order_of_the_cases(trained, films):
     assert [result.case for result in results] == [case for case in cases]
     with torch.no_grad():
         logits = system(system.inputs(Batch(samples)))
-    for result, row in zip(results, logits.sigmoid().tolist(), strict=True):
+    for result, row in zip(results, (logits / system.trust.temperature).sigmoid().tolist(), strict=True):
         assert [finding.probability for finding in result.findings] == pytest.approx(row, abs=1e-6)

@@ -119,16 +119,19 @@ class Bags(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Sample | Unanswered]:
         """Bags in random order."""
-        return self._loader("train")
+        return self._loader("train", training=True)
 
     def val_dataloader(self) -> DataLoader[Sample | Unanswered]:
         """Bags of the validation split, whole."""
-        return self._loader("val")
+        return self._loader("val", training=False)
 
-    def _loader(self, split: str) -> DataLoader[Sample | Unanswered]:
+    def answering(self, split: str) -> DataLoader[Sample | Unanswered]:
+        """The bags of a split, whole and in the order of the table."""
+        return self._loader(split, training=False)
+
+    def _loader(self, split: str, training: bool) -> DataLoader[Sample | Unanswered]:
         if split not in self._bags:
             self._bags[split] = self._described(split)
-        training = split == "train"
         bags = _Bags(self._bags[split], self._system.labels, self._system.most_tiles, self.drop if training else 0.0)
         order = SeededOrder(len(bags), self.seed, shuffle=training)
         return DataLoader(bags, self.batch_size, sampler=order, collate_fn=collate)

@@ -119,14 +119,18 @@ class Cases(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Sample | Unanswered]:
         """Random views in random order; the same seed gives the same views with any number of workers."""
-        return self._loader("train")
+        return self._loader("train", training=True)
 
     def val_dataloader(self) -> DataLoader[Sample | Unanswered]:
         """The validation split as a system sees it when it answers."""
-        return self._loader("val")
+        return self._loader("val", training=False)
 
-    def _loader(self, split: str) -> DataLoader[Sample | Unanswered]:
-        cases, training = self.splits[split], split == "train"
+    def answering(self, split: str) -> DataLoader[Sample | Unanswered]:
+        """A split as a system sees it when it answers, in the order of the table."""
+        return self._loader(split, training=False)
+
+    def _loader(self, split: str, training: bool) -> DataLoader[Sample | Unanswered]:
+        cases = self.splits[split]
         views = _Views(self._system, cases, self, random=training)
         order = SeededOrder(len(cases), self.seed, shuffle=training)
         return DataLoader(

@@ -6,7 +6,7 @@ all tasks and selects by the area under the curve.
 """
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -289,6 +289,12 @@ class ERDESCascade(Scans, ClipFindings):
         for stage, path in ((both.detachment, weights), (both.macula, macula_weights)):
             if path:
                 weights_files.load(stage, path, weights_files.erdes, pickled=True)
+
+    def logits_and_features(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Logits (B, 2), and the mean over space and time (B, C) of the first network's last map."""
+        both, x = cast(_Both, self.net), self.inputs(batch)
+        maps = both.detachment.features(x)
+        return torch.cat([both.detachment.answer(maps), both.macula(x)], dim=1).float(), maps.flatten(2).mean(dim=2)
 
     def said(self, findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
         """Of the macula only where there is a detachment."""

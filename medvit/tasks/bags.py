@@ -57,6 +57,10 @@ class BagClassification(Findings):
         answer = self(batch.x, batch.mask)
         return answer.logits, bag_loss(answer, lambda logits: known_bce(logits.float(), batch.y))
 
+    def logits_and_features(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Logits (B, K), and the mean (B, D) of the features of each bag's tiles."""
+        return self(batch.x, batch.mask).logits, mean_tile(batch)
+
     def on_validation_epoch_end(self) -> None:
         """Adds accuracy at the chosen thresholds and the selection score."""
         probability, y = (torch.cat(part) for part in zip(*self._validated, strict=True))
@@ -71,8 +75,9 @@ class BagClassification(Findings):
         """Probabilities of every label, scores of every tile, and a heat map for every positive label if it `explains`."""
         answer = self(batch.x, batch.mask)
         labels = self.answered()
+        distances = self.distances(mean_tile(batch))
         results = []
-        for i, row in enumerate(answer.logits.sigmoid().tolist()):
+        for i, row in enumerate(self.probability(answer.logits).tolist()):
             tiling = batch.tilings[i]
             if tiling is None:
                 raise ValueError("a bag without a tiling is no bag of tiles")
@@ -91,7 +96,7 @@ class BagClassification(Findings):
             results.append(
                 Result(
                     batch.cases[i], findings, heatmaps=heat, tiles=TileScores(tiling, scores), origin=batch.origins[i],
-                    read=self.read,
+                    distance=distances[i], read=self.read,
                 )
             )  # fmt: skip
         return results
@@ -100,6 +105,14 @@ class BagClassification(Findings):
         """Adam; half a cosine over the whole training, step by step (the release steps once an epoch)."""
         optimizer = torch.optim.Adam(self.net.parameters(), self.lr, self.betas, weight_decay=self.weight_decay)
         return self.schedule(optimizer, 0, self.min_lr)
+
+
+def mean_tile(batch: Batch) -> Tensor:
+    """The mean (B, D) over the tiles of each bag of a batch."""
+    if batch.mask is None:
+        raise ValueError("bags without a mask are no bags")
+    held = batch.mask[..., None].to(batch.x.dtype)  # (B, N, 1)
+    return (batch.x * held).sum(dim=1) / held.sum(dim=1)
 
 
 def tile_scores(answer: BagAnswer, i: int, count: int, labels: int) -> tuple[Plane, Plane | None]:

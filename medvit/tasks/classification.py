@@ -59,10 +59,16 @@ class Classification(Findings):
         logits = self(self.inputs(batch))
         return logits, known_bce(logits, batch.y)
 
+    def logits_and_features(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Logits (B, K), and what the head saw (B, D)."""
+        features = self.net.features(self.inputs(batch))
+        return self.net.head(features).float(), features
+
     def predict_step(self, batch: Batch, index: int = 0) -> list[Result]:
         """Probabilities of every label, and a heat map for every positive one if it `explains`."""
         x = self.inputs(batch)
-        probability = self(x).sigmoid().cpu()  # (B, K)
+        logits, features = self.logits_and_features(batch)
+        probability = self.probability(logits).cpu()  # (B, K)
         labels = self.answered()
         findings = [tuple(map(Finding, labels, row)) for row in probability.tolist()]
         wanted = [
@@ -78,8 +84,10 @@ class Classification(Findings):
             for (i, k), values in zip(chunk, gradient_attention(self.net, x[rows], classes), strict=True):
                 heat[i].append(Heatmap(labels[k], values.float().cpu().numpy(), batch.fits[i], GRADIENT_ATTENTION))
         return [
-            Result(case, found, heatmaps=tuple(maps), origin=origin, read=self.read)
-            for case, found, maps, origin in zip(batch.cases, findings, heat, batch.origins, strict=True)
+            Result(case, found, heatmaps=tuple(maps), origin=origin, distance=distance, read=self.read)
+            for case, found, maps, origin, distance in zip(
+                batch.cases, findings, heat, batch.origins, self.distances(features), strict=True
+            )
         ]
 
     def configure_optimizers(self) -> Any:

@@ -65,6 +65,18 @@ class ClipFindings(Findings):
         logits = self(self.inputs(batch))
         return logits, known_bce(logits, batch.y)
 
+    def logits_and_features(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Logits (B, K), and the mean over space and time (B, C) of what the first network's head sees."""
+        x = self.inputs(batch)
+        net, _ = self.part(0)
+        if isinstance(net, VideoViT):
+            features = net.features(x)
+            return net.head(features).float(), features
+        if not isinstance(net, ClipNet):
+            raise TypeError(f"a {type(net).__name__} has no features")
+        maps = net.features(x)  # (B, C, d, h, w)
+        return net.answer(maps).float(), maps.flatten(2).mean(dim=2)
+
     def said(self, findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
         """What is said of a clip, of the findings of all labels."""
         return findings
@@ -77,14 +89,20 @@ class ClipFindings(Findings):
         """Probabilities, and a map in space and time for every positive label if it `explains`."""
         x = self.inputs(batch)
         labels = self.answered()
+        logits, features = self.logits_and_features(batch)
+        distances = self.distances(features)
         results = []
-        for i, row in enumerate(self(x).sigmoid().cpu().tolist()):
+        for i, row in enumerate(self.probability(logits).cpu().tolist()):
             found = self.said(tuple(map(Finding, labels, row)))
             positive = {finding.label.name for finding in found if finding.positive and self.explains}
             heat = tuple(
                 self._map(x[i : i + 1], k, batch.fits[i]) for k, one in enumerate(labels) if one.name in positive
             )
-            results.append(Result(batch.cases[i], found, heatmaps=heat, origin=batch.origins[i], read=self.read))
+            results.append(
+                Result(
+                    batch.cases[i], found, heatmaps=heat, origin=batch.origins[i], distance=distances[i], read=self.read
+                )
+            )  # fmt: skip
         return results
 
     def _map(self, x: Tensor, index: int, fit: Any) -> Heatmap:

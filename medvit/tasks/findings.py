@@ -1,5 +1,6 @@
 """Answers that are probabilities of labels: validated together, with thresholds that travel in the checkpoint."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -9,7 +10,9 @@ from torch import Tensor
 from medvit.codes import Label
 from medvit.data.batch import Batch
 from medvit.evaluate.metrics import auroc, nanmean, youden_thresholds
+from medvit.result import Distance
 from medvit.tasks.system import System
+from medvit.tasks.trust import PREFIX, Trust
 
 THRESHOLDS_FROM = "validation split: largest sensitivity + specificity; 0.5 where a label had one class only"
 
@@ -31,7 +34,29 @@ class Findings(System):
         self.labels = labels
         self.register_buffer("thresholds", torch.tensor([label.threshold for label in labels]))
         self.thresholds: Tensor
+        self.trust: Trust | None = None  # what a finished training left; see `medvit.tasks.trust`
         self._validated: list[tuple[Tensor, Tensor]] = []
+
+    def logits_and_features(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Logits (B, K) in float32 of a batch, and the pooled features (B, F) that they came from."""
+        raise NotImplementedError
+
+    def probability(self, logits: Tensor) -> Tensor:
+        """Probabilities (B, K) of logits, at the temperatures of the checkpoint where it has any."""
+        return (self.trust.calibrated(logits) if self.trust else logits).sigmoid()
+
+    def distances(self, features: Tensor) -> list[Distance] | list[None]:
+        """How far features (B, F) lie from the training cases; None each where the checkpoint does not know them."""
+        return self.trust.distances(features) if self.trust else [None] * len(features)
+
+    def expect(self, state: Mapping[str, Tensor]) -> None:
+        """Make room for what a finished training left in a checkpoint; older ones hold nothing."""
+        self.trust = Trust.within(state)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """A training that goes on learns anew what it will leave at its end."""
+        for name in [name for name in checkpoint["state_dict"] if name.startswith(PREFIX)]:
+            del checkpoint["state_dict"][name]
 
     def judge(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Logits (B, K) in float32 of a batch, and its loss ()."""

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from lightning import LightningModule
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.optim import Optimizer
 
 from medvit import NOTICE, __version__
@@ -54,6 +55,9 @@ class System(LightningModule):
     @property
     def _reads(self) -> str:
         return ", ".join(modality or "pictures" for modality in self.modalities)
+
+    def expect(self, state: Mapping[str, Tensor]) -> None:
+        """Make room for what a checkpoint may hold beside the networks' weights, before it is loaded."""
 
     def told(self, option: str, text: str) -> str:
         """Take what the user says about all inputs: ``--mpp``, ``--boxes``, ….

@@ -88,7 +88,7 @@ def page(tally: Tally, run: Mapping[str, Any], pictures: Mapping[tuple[str, str]
     total = sum(_accounts(tally, run).values())
     answered = f"{tally.statuses['ok']:,} of {total:,} inputs answered"
     sections = (
-        f'<div class="two">{_accounting(tally, run)}{_facts(run)}</div>',
+        f'<div class="two">{_accounting(tally, run)}{_facts(tally, run)}</div>',
         _strongest(tally, pictures),
         _histograms(tally),
         _unanswered(tally),
@@ -156,13 +156,17 @@ def _mark(name: str) -> str:
     return f'<svg class="mark" viewBox="0 0 10 10" aria-hidden="true">{square}</svg>'
 
 
-def _facts(run: Mapping[str, Any]) -> str:
+def _facts(tally: Tally, run: Mapping[str, Any]) -> str:
     settings = run.get("settings", {})
     checkpoint = settings.get("checkpoint", {})
     facts = {
         "System": shown(_system(run)),
         "Checkpoint": f"{shown(checkpoint.get('name', 'unknown'))} "
         f"<code>{shown(str(checkpoint.get('sha256', ''))[:12])}</code>",
+        "Probabilities": "calibrated on validation cases" if checkpoint.get("calibration") else "not calibrated",
+        "Unlike training": f"{tally.far:,} of {tally.measured:,} cases, marked in results.csv"
+        if tally.measured
+        else "not known of this checkpoint",
         "Started": _when(run),
         "Took": _duration(_seconds(run)),
         "Device": shown(run.get("device") or settings.get("device") or "not recorded"),

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
+from typing import NamedTuple
 
 import pydicom
 from highdicom import sr
@@ -19,7 +20,7 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import SecondaryCaptureImageStorage
 
 from medvit.codes import TERMS, Label
-from medvit.result import Finding, Result, Run
+from medvit.result import Result, Run
 from medvit.writers import dicom
 from medvit.writers.source import PATIENT, STUDY, Source, open_source
 
@@ -28,6 +29,16 @@ DIGITS = 6  # of a probability, as in results.csv
 NOWHERE = "2.25.0"  # in a mould, where a film's UID will stand
 
 Said = dict[str, tuple[float, float, bool]]
+UNLIKE = "out of distribution"  # what the group is tracked by that says how far the case lies from the training cases
+
+
+class Row(NamedTuple):
+    """What a group of the report says: a number, the threshold that it is compared with, and whether it reaches that."""
+
+    label: Label
+    number: float
+    positive: bool
+    measure: str = "probability"
 
 
 def write_report(result: Result, folder: Path, run: Run) -> list[Path]:
@@ -39,24 +50,34 @@ def write_report(result: Result, folder: Path, run: Run) -> list[Path]:
     if source is None:
         return []
     how = "radiograph" if source.evidence.get("Modality", "") in dicom.PROJECTIONS else "imaging"
-    mould = _mould(tuple(finding.label for finding in result.findings), run, how)
+    rows = _rows(result)
+    mould = _mould(tuple((row.label, row.measure) for row in rows), run, how)
     report = pydicom.dcmread(BytesIO(mould))
-    _fill(report, result.findings, source, run)
+    _fill(report, rows, source, run)
     dicom.sign(report, source, run)
-    said = {dicom.tracking(source, run, finding.label.name)[0]: _numbers(finding) for finding in result.findings}
+    said = {dicom.tracking(source, run, row.label.name)[0]: _numbers(row) for row in rows}
     return [dicom.write_object(folder / "report_sr.dcm", report, lambda back: read_report(back) == said)]
 
 
-def _numbers(finding: Finding) -> tuple[float, float, bool]:
-    return round(finding.probability, DIGITS), round(finding.label.threshold, DIGITS), finding.positive
+def _rows(result: Result) -> list[Row]:
+    """The findings, then the distance from the training cases where the checkpoint knows them."""
+    rows = [Row(finding.label, finding.probability, finding.positive) for finding in result.findings]
+    if result.distance:
+        value, limit = result.distance
+        rows.append(Row(Label(UNLIKE, TERMS["unlike"], limit), value, result.distance.far, "distance"))
+    return rows
+
+
+def _numbers(row: Row) -> tuple[float, float, bool]:
+    return round(row.number, DIGITS), round(row.label.threshold, DIGITS), row.positive
 
 
 @lru_cache(maxsize=2)
-def _mould(labels: tuple[Label, ...], run: Run, how: str) -> bytes:
+def _mould(labels: tuple[tuple[Label, str], ...], run: Run, how: str) -> bytes:
     """A report about no film with the probability 0 for each label, encoded.
 
     Args:
-        labels: What the system answers.
+        labels: What the system answers, each with the term of `medvit.codes.TERMS` that its number is.
         run: Who answers.
         how: How the film was made, one of `medvit.codes.TERMS` that is in CID 100: never what the algorithm did.
     """
@@ -78,7 +99,7 @@ def _mould(labels: tuple[Label, ...], run: Run, how: str) -> bytes:
             observer_device_context=sr.ObserverContext(codes.DCM.Device, device),
         ),
         procedure_reported=dicom.term(how),
-        imaging_measurements=[_group(label, source, run) for label in labels],
+        imaging_measurements=[_group(label, measure, source, run) for label, measure in labels],
     )
     report = sr.Comprehensive3DSR(
         evidence=[nowhere],
@@ -94,7 +115,7 @@ def _mould(labels: tuple[Label, ...], run: Run, how: str) -> bytes:
     return file.getvalue()
 
 
-def _group(label: Label, source: Source, run: Run) -> sr.MeasurementsAndQualitativeEvaluations:
+def _group(label: Label, measure: str, source: Source, run: Run) -> sr.MeasurementsAndQualitativeEvaluations:
     """One finding. Source: TID 1501."""
     name, uid = dicom.tracking(source, run, label.name)
     algorithm = sr.AlgorithmIdentification(
@@ -103,7 +124,7 @@ def _group(label: Label, source: Source, run: Run) -> sr.MeasurementsAndQualitat
         parameters=[f"weights_sha256={run.digest}"],
         family=codes.DCM.ArtificialIntelligence,
     )
-    numbers = {"probability": 0.0, "threshold": round(label.threshold, DIGITS)}
+    numbers = {measure: 0.0, "threshold": round(label.threshold, DIGITS)}
     return sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(uid=uid, identifier=name),
         finding_type=dicom.concept(label.code),
@@ -116,7 +137,7 @@ def _group(label: Label, source: Source, run: Run) -> sr.MeasurementsAndQualitat
     )
 
 
-def _fill(report: Dataset, findings: tuple[Finding, ...], source: Source, run: Run) -> None:
+def _fill(report: Dataset, rows: Sequence[Row], source: Source, run: Run) -> None:
     """Put a film's references and answers into a mould."""
     evidence = source.evidence
     for name, value in dicom.identify(source, run, REPORT).items():
@@ -129,12 +150,12 @@ def _fill(report: Dataset, findings: tuple[Finding, ...], source: Source, run: R
     series.SeriesInstanceUID = evidence.SeriesInstanceUID
     _refer(series.ReferencedSOPSequence[0], evidence)
     groups, place = _groups(report)
-    for finding, group in zip(findings, groups, strict=True):
+    for row, group in zip(rows, groups, strict=True):
         items = group.ContentSequence
-        _, items[place[codes.DCM.TrackingUniqueIdentifier.value]].UID = dicom.tracking(source, run, finding.label.name)
+        _, items[place[codes.DCM.TrackingUniqueIdentifier.value]].UID = dicom.tracking(source, run, row.label.name)
         number = items[place[TERMS["probability"].value]].MeasuredValueSequence[0]
-        number.NumericValue = number.FloatingPointValue = round(finding.probability, DIGITS)
-        present = dicom.term("present" if finding.positive else "absent")
+        number.NumericValue = number.FloatingPointValue = round(row.number, DIGITS)
+        present = dicom.term("present" if row.positive else "absent")
         items[place[TERMS["presence"].value]].ConceptCodeSequence = [present]
         _refer(items[place[codes.DCM.SourceOfMeasurement.value]].ReferencedSOPSequence[0], evidence)
 

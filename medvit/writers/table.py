@@ -12,7 +12,8 @@ from medvit.result import Result
 INPUT_COLUMNS = ("source", "case", "status", "reason", "message", "seconds")
 RESULT_COLUMNS = (
     "case", "study_uid", "series_uid", "sop_uid", "modality", "source",
-    "label", "code", "probability", "threshold", "positive", "system", "notice",
+    "label", "code", "probability", "threshold", "positive",
+    "distance", "distance_limit", "out_of_distribution", "system", "notice",
 )  # fmt: skip
 MASK_COLUMNS = (
     "case", "study_uid", "series_uid", "sop_uid", "modality", "source", "label", "code", "score", "pixels", "area_mm2",
@@ -49,6 +50,21 @@ def masks_of(result: Result) -> list[dict[str, Any]]:
     ]
 
 
+def distance_of(result: Result) -> dict[str, Any] | None:
+    """How far a result's case lies from the training cases, as plain data for its record."""
+    if result.distance is None:
+        return None
+    value, limit = result.distance
+    return {"value": round(value, 6), "limit": round(limit, 6), "far": result.distance.far}
+
+
+def distance_cells(told: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The cells of a row that say so; empty where the checkpoint does not know its training cases."""
+    if not told:
+        return {"distance": "", "distance_limit": "", "out_of_distribution": ""}
+    return {"distance": told["value"], "distance_limit": told["limit"], "out_of_distribution": int(told["far"])}
+
+
 def write_tables(records: Iterable[Mapping[str, Any]], out: Path, system: str, notice: str) -> None:
     """Write ``inputs.csv``, a row an input, ``results.csv``, a row a case and label, and, where there are any, ``masks.csv``.
 
@@ -68,7 +84,8 @@ def write_tables(records: Iterable[Mapping[str, Any]], out: Path, system: str, n
             add_input(record)
             for finding in record["findings"]:
                 positive = {"positive": int(finding["positive"])}
-                add({**record, **record["header"], **finding, **positive, "system": system, "notice": notice})
+                far = distance_cells(record.get("distance"))
+                add({**record, **record["header"], **finding, **positive, **far, "system": system, "notice": notice})
             for mask in record.get("masks", ()):
                 add_mask = add_mask or stack.enter_context(written_csv(out / "masks.csv", MASK_COLUMNS))
                 add_mask({**record, **record["header"], **mask, "system": system, "notice": notice})

@@ -71,6 +71,8 @@ class Tally:
     seconds: Counter[int] = field(default_factory=Counter)
     slowest: list[Slow] = field(default_factory=list)
     labels: dict[str, Histogram] = field(default_factory=dict)
+    measured: int = 0  # answered cases whose distance from the training cases is known
+    far: int = 0  # those of them that are unlike the training cases
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Count one record."""
@@ -88,6 +90,9 @@ class Tally:
         for uid, seen in ((header.get("study_uid"), self.studies), (header.get("series_uid"), self.series)):
             if uid:
                 seen.add(_mark(str(uid)))
+        if told := record.get("distance"):
+            self.measured += 1
+            self.far += bool(told["far"])
         case = str(record["case"])
         seconds = float(record["seconds"])
         self.seconds[math.ceil(MARKS_A_TENFOLD * math.log10(max(seconds, LEAST_S)))] += 1

@@ -10,7 +10,7 @@ from highdicom.sr import srread
 from pydicom.sr.codedict import codes
 
 from medvit.codes import labels_of
-from medvit.result import Finding
+from medvit.result import Distance, Finding
 from medvit.writers import dicom
 from medvit.writers.report import read_report, write_report
 
@@ -149,3 +149,17 @@ def test_a_report_carries_nothing_of_the_film_answered_before(make_film, tmp_pat
     for value in ("Patient^1", "ID1", source.SOPInstanceUID, source.SeriesInstanceUID, source.StudyInstanceUID):
         assert value.encode() in first.read_bytes()
         assert value.encode() not in second.read_bytes()
+
+
+@pytest.mark.parametrize("value", [1.2, 3.4])
+def test_the_last_group_says_how_far_the_film_lies_from_the_training_cases(film, tmp_path, value) -> None:
+    (path,) = write_report(replace(answer(film), distance=Distance(value, 2.0)), tmp_path / "far", RUN)
+    *findings, last = srread(path).content.get_image_measurement_groups()
+    assert len(findings) == 14
+    assert (last.finding_type.value, last.tracking_identifier) == ("UNLIKE-TRAINING", "medvit out of distribution")
+    (said,) = last.get_measurements(name=dicom.term("distance"))
+    (threshold,) = last.get_measurements(name=dicom.term("threshold"))
+    assert (said.value, threshold.value) == (value, 2.0) and not last.get_measurements(name=codes.DCM.Probability)
+    presence = [one.value for one in last.get_qualitative_evaluations(name=dicom.term("presence"))]
+    assert presence == [dicom.term("present" if value > 2 else "absent")]
+    assert read_report(pydicom.dcmread(path))["medvit out of distribution"] == (value, 2.0, value > 2)

@@ -49,7 +49,8 @@ def test_findings_are_plain_data_and_positive_from_their_threshold_on() -> None:
 def test_the_tables_hold_a_row_an_input_and_a_row_a_finding_in_the_order_of_the_records(tmp_path) -> None:
     records = [
         record("a.dcm", [], status="rejected", reason="truncated", message="It is cut."),
-        record("b.dcm", findings()),
+        record("b.dcm", findings(), distance={"value": 2.5, "limit": 1.75, "far": True}),
+        record("c.dcm", findings()),
     ]
     write_tables(records, tmp_path, "ThoraxMAE 0.1.0", "Research use only.")
     inputs, results = read(tmp_path / "inputs.csv"), read(tmp_path / "results.csv")
@@ -58,12 +59,15 @@ def test_the_tables_hold_a_row_an_input_and_a_row_a_finding_in_the_order_of_the_
     assert [(row["source"], row["status"], row["reason"]) for row in inputs] == [
         ("a.dcm", "rejected", "truncated"),
         ("b.dcm", "ok", ""),
+        ("c.dcm", "ok", ""),
     ]
-    assert [row["label"] for row in results] == ["Mass", "Nodule"]
+    assert [row["label"] for row in results] == ["Mass", "Nodule"] * 2
+    assert {results[2][name] for name in ("distance", "distance_limit", "out_of_distribution")} == {""}
     assert results[0] == {
         "case": "0123456789abcdef", "study_uid": "1.1", "series_uid": "1.2", "sop_uid": "1.3", "modality": "DX",
         "source": "b.dcm", "label": "Mass", "code": "SCT:4147007", "probability": "0.912346", "threshold": "0.5",
-        "positive": "1", "system": "ThoraxMAE 0.1.0", "notice": "Research use only.",
+        "positive": "1", "distance": "2.5", "distance_limit": "1.75", "out_of_distribution": "1",
+        "system": "ThoraxMAE 0.1.0", "notice": "Research use only.",
     }  # fmt: skip
 
 
