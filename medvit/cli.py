@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medvit import NOTICE, __version__
+from medvit.cli_measure import add_evaluate, add_explain, device_of, evaluate, explain, words
 from medvit.errors import Halted, MedvitError
 
 DONE, NOTHING, WRONG, PARTLY = 0, 1, 2, 3
@@ -61,6 +62,8 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(title="verbs", metavar="VERB", required=True)
     _add_train(verbs)
     _add_predict(verbs)
+    add_evaluate(_verb(verbs, "evaluate", evaluate, "Measure a checkpoint on labelled cases: report and model card."))
+    add_explain(_verb(verbs, "explain", explain, "Show, and measure, what scores came from: maps by several methods."))
     _add_embed(verbs)
     _add_probe(verbs)
     _add_review(verbs)
@@ -88,6 +91,9 @@ def _add_train(verbs: Any) -> None:
     verb.add_argument("--resume", metavar="auto|CKPT", help="continue the run in its folder, or a checkpoint")
     verb.add_argument("--dry-run", action="store_true", help="check everything, build it, train nothing")
     verb.add_argument(
+        "--folds", type=int, metavar="K", help="cross-validate: train K times, each tested on other patients"
+    )
+    verb.add_argument(
         "--allow-import", action="append", default=[], metavar="PACKAGE", help="allow classes of another package"
     )
 
@@ -96,6 +102,12 @@ def train(options: argparse.Namespace) -> int:
     """``medvit train``."""
     from medvit.workflow import open_workflow
 
+    if options.folds and not options.dry_run:
+        from medvit.folds import train_folds
+
+        allow = options.allow_import
+        print(train_folds(options.file, options.folds, options.overrides, options.out, allow, options.resume))
+        return DONE
     workflow = open_workflow(options.file, options.overrides, options.out, options.allow_import)
     from medvit import train as training
 
@@ -176,13 +188,13 @@ def predict(options: argparse.Namespace) -> int:
     from medvit.duties import WRITERS
     from medvit.predict import predict as answer
 
-    write = _words(options.write)
+    write = words(options.write)
     unknown = [name for name in write if name not in WRITERS]
     if unknown:
         raise MedvitError(f"--write knows {', '.join(WRITERS)}, not {', '.join(unknown)}.")
     if options.batch_size < 1 or options.workers < 0:
         raise MedvitError("--batch-size must be at least 1 and --workers at least 0.")
-    device = _device(options.device)
+    device = device_of(options.device)
     card, state = weights.read_own(options.checkpoint)
     system = workflow.build_system(card, state, options.checkpoint)
     told = {name: system.told(name, getattr(options, name)) for name in TOLD if getattr(options, name)}
@@ -197,25 +209,13 @@ def predict(options: argparse.Namespace) -> int:
         device=device,
         stop_on_error=options.on_error == "stop",
         resume=options.resume,
-        modality=_words(options.modality),
-        series=_words(options.series),
+        modality=words(options.modality),
+        series=words(options.series),
         shard=(int(part), int(parts)),
         synthetic_geometry=options.synthetic_geometry,
         told=told,
     )
     return _told(options, answer(system, identity, options.inputs, options.out, how))
-
-
-def _device(asked: str) -> str:
-    """The device to compute on, once it has proved to be there."""
-    import torch
-
-    device = asked if asked != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise MedvitError(f"--device {device} cannot be used here: {str(error).splitlines()[0]}.") from error
-    return device
 
 
 def _add_embed(verbs: Any) -> None:
@@ -242,7 +242,7 @@ def embed(options: argparse.Namespace) -> int:
     from medvit.account import Options
     from medvit.embed import embed as describe
 
-    device = _device(options.device)
+    device = device_of(options.device)
     if options.checkpoint.suffix in (".yaml", ".yml"):
         system, _, _ = train.instantiate(workflow.open_workflow(options.checkpoint))
         identity = {"name": options.checkpoint.name, "sha256": weights.state_digest(system.state_dict())}
@@ -289,17 +289,13 @@ def probe(options: argparse.Namespace) -> int:
     from medvit import probe as probing
     from medvit.workflow import load_system
 
-    words = _words(options.classes)
-    told = probing.probe(load_system(options.checkpoint), options.kind, options.cells, words, options.group,
+    classes = words(options.classes)
+    told = probing.probe(load_system(options.checkpoint), options.kind, options.cells, classes, options.group,
                          options.level, options.stains)  # fmt: skip
     if options.out:
         probing.write(told, options.out)
     print(json.dumps(told, indent=2) if options.json else probing.text(told))
     return DONE
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 def _told(options: argparse.Namespace, counts: dict[str, int]) -> int:
@@ -361,7 +357,7 @@ def review(options: argparse.Namespace) -> int:
         str(options.segment.resolve()) if options.segment else "",
         serve.digest_of(options.segment) if options.segment else "",
     )
-    serve.start(settings, _words(options.reviewers), options.address, options.port, options.login)
+    serve.start(settings, words(options.reviewers), options.address, options.port, options.login)
     return DONE
 
 

@@ -15,6 +15,7 @@ from medvit.codes import Label
 from medvit.data.augment import random_view
 from medvit.data.batch import Batch, Sample
 from medvit.data.inputs import View
+from medvit.data.slide_tables import folded
 from medvit.data.tables import read_dataset
 from medvit.errors import MedvitError, Unanswered
 from medvit.image import Image
@@ -48,6 +49,8 @@ class Cases(LightningDataModule):
         crop_min: Smallest share of an image's area that a training view keeps.
         flip: Probability of a left-right mirrored training view.
         randaugment: Magnitude 0 to 10 of two RandAugment operations on training views; 0 for none.
+        folds: Into how many parts patients are dealt for cross-validation; 1 keeps the splits of the table.
+        fold: Which part is test, from 0; the next is validation, the others train.
     """
 
     def __init__(
@@ -63,6 +66,8 @@ class Cases(LightningDataModule):
         crop_min: float = 0.5,
         flip: float = 0.5,
         randaugment: float = 0.0,
+        folds: int = 1,
+        fold: int = 0,
     ) -> None:
         super().__init__()
         for name, value, least, most in (
@@ -74,6 +79,7 @@ class Cases(LightningDataModule):
         self.table, self.kind, self.images, self.lists, self.uncertainty = table, kind, images, lists, uncertainty
         self.batch_size, self.workers, self.cache = batch_size, workers, cache
         self.crop_min, self.flip, self.randaugment = crop_min, flip, randaugment
+        self.folds, self.fold = folds, fold
         self.seed = 0
         self.splits: dict[str, list[Case]] = {}
 
@@ -83,6 +89,8 @@ class Cases(LightningDataModule):
             return
         names = [label.name for label in self._system.labels]
         splits = self.read_splits(names)
+        if self.folds > 1:
+            splits = folded(splits, self.folds, self.fold, names)
         for split in ("train", "val"):
             if not splits.get(split):
                 raise MedvitError(

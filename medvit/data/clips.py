@@ -163,6 +163,8 @@ class Clips(Cases):
         flip: Probability of a left-right mirrored training view.
         time_min: Smallest share of the frames that a training view keeps.
         stride: Take one of so many frames for a training view, as VideoMAE does; the whole clip is resampled without it.
+        folds: Into how many parts patients are dealt for cross-validation; 1 keeps the splits of the table.
+        fold: Which part is test, from 0; the next is validation, the others train.
     """
 
     def __init__(
@@ -177,8 +179,11 @@ class Clips(Cases):
         flip: float = 0.0,
         time_min: float = 1.0,
         stride: int | None = None,
+        folds: int = 1,
+        fold: int = 0,
     ) -> None:
-        super().__init__(table, batch_size=batch_size, workers=workers, cache=cache, crop_min=crop_min, flip=flip)
+        super().__init__(table, batch_size=batch_size, workers=workers, cache=cache, crop_min=crop_min, flip=flip,
+                         folds=folds, fold=fold)  # fmt: skip
         if not 0 < time_min <= 1 or (stride is not None and stride < 1):
             raise MedvitError("data.time_min must lie between 0 and 1, and data.stride must be 1 or more.")
         self.layout: Literal["medvit", "erdes", "erdes_splits"] = kind

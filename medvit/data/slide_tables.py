@@ -38,8 +38,15 @@ def read_slides(
         MedvitError: For what the reader refuses, and for a fold that is not there.
     """
     splits = read_camelyon16(table, labels) if kind == "camelyon16" else read_table(table, labels)
-    if folds == 1:
-        return splits
+    return splits if folds == 1 else folded(splits, folds, fold, labels)
+
+
+def folded(splits: Mapping[str, Sequence[Case]], folds: int, fold: int, labels: Sequence[str]) -> dict[str, list[Case]]:
+    """All cases of a table in the splits of one fold, see `dealt`.
+
+    Raises:
+        MedvitError: For a fold that is not there.
+    """
     if not 0 <= fold < folds or folds < 3:
         raise MedvitError(f"data.fold is {fold} of data.folds {folds}; there must be at least 3, counted from 0.")
     return dealt([case for cases in splits.values() for case in cases], folds, fold, labels)

@@ -12,7 +12,7 @@ from PIL import Image as Pillow
 from medvit.atomic import write_text
 from medvit.codes import file_name
 from medvit.writers.page import page
-from medvit.writers.tally import Strong, Tally
+from medvit.writers.tally import Tally
 
 THUMBNAIL = 256  # pixels of a side
 CASE = re.compile("[0-9a-f]{16}")
@@ -34,14 +34,14 @@ def write_summary(records: Iterable[Mapping[str, Any]], run: Mapping[str, Any], 
     tally = Tally()
     for record in records:
         tally.add(record)
-    pictures = {(one.case, one.label): _thumbnail(out, one) for one in tally.strongest}
+    pictures = {(one.case, one.label): thumbnail(out, one.case, one.label) for one in tally.strongest}
     write_text(out / "report.html", page(tally, run, pictures))
 
 
-def _thumbnail(out: Path, one: Strong) -> str:
+def thumbnail(out: Path, case: str, label: str) -> str:
     """The written heat map as a small ``data:`` URI; "" where none was written."""
-    path = out / "cases" / one.case / f"heat_{file_name(one.label)}.png"
-    if not CASE.fullmatch(one.case):
+    path = out / "cases" / case / f"heat_{file_name(label)}.png"
+    if not CASE.fullmatch(case):
         return ""
     small = BytesIO()
     try:

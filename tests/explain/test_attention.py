@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from medvit.explain.attention import gradient_attention
+from medvit.explain.subjects import OCCLUSION, subject_of
+from medvit.explain.vit_methods import CAM, LRP, RAW, ROLLOUT, VIT_METHODS, _relevance_forward
 from medvit.nets.vit import ViT
 
 SIZE, PATCH = 32, 8
@@ -98,3 +100,31 @@ def test_frozen_networks_are_explained_too(net) -> None:
         torch.testing.assert_close(gradient_attention(net, bright(1, 0, 1), torch.tensor([1])), wanted)
     finally:
         net.requires_grad_(True)
+
+
+@pytest.mark.parametrize("method", [LRP, OCCLUSION])
+def test_other_methods_find_the_patch_of_each_class_too(net, method) -> None:
+    subject = subject_of(net)
+    for x in bright(4, 0, 1)[:, None]:
+        for k, (row, column) in enumerate(PLACES):
+            values = subject.methods[method](x, k)
+            assert values.shape == (4, 4) and (values >= 0).all() and values.argmax() == row * 4 + column
+
+
+@pytest.mark.parametrize("method", [RAW, ROLLOUT])
+def test_attention_alone_finds_the_patches_but_knows_no_class(net, method) -> None:
+    x = bright(1, 0, 1)
+    first, second = (VIT_METHODS[method](net, x, torch.tensor([k])) for k in (0, 1))
+    assert torch.equal(first, second)
+    assert {int(place) for place in first.flatten().topk(2).indices} == {row * 4 + column for row, column in PLACES}
+
+
+def test_cam_over_tokens_is_a_map_of_each_class(net) -> None:
+    x = bright(1, 0, 1)
+    maps = [VIT_METHODS[CAM](net, x, torch.tensor([k])) for k in (0, 1)]
+    assert maps[0].shape == (1, 4, 4) and all((one >= 0).all() for one in maps)
+
+
+def test_relevance_is_propagated_through_the_very_network(net) -> None:
+    x = bright(3, 0, 1)
+    torch.testing.assert_close(_relevance_forward(net, x), net(x), atol=1e-5, rtol=1e-5)

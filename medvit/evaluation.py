@@ -1,0 +1,333 @@
+"""Measure a checkpoint on a table of labelled cases: numbers with intervals, a report and a model card.
+
+The split is answered as `medvit predict` answers, in guarded processes. Nothing is chosen on it: operating points come with the
+checkpoint, or from the validation split of the table.
+"""
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Event
+from typing import Any
+
+import numpy as np
+
+from medvit import NOTICE, __version__
+from medvit.atomic import locked, write_text
+from medvit.case import Case, read_csv, read_table
+from medvit.data.batch import Batch
+from medvit.duties import duties
+from medvit.errors import MedvitError, Unanswered
+from medvit.evaluate.assess import Answers, Points, assess, compare
+from medvit.evaluate.points import points
+from medvit.evaluate.subgroups import MOST, USUAL, band
+from medvit.explain.analytics import analysed
+from medvit.guard import Pool, preload
+from medvit.pipeline import Answer, Pipeline
+from medvit.progress import progress
+from medvit.result import Result, Run
+from medvit.tasks.classification import Classification
+from medvit.tasks.findings import Findings, known_bce
+from medvit.tasks.system import System
+from medvit.weights import file_digest
+from medvit.writers.evaluation_page import evaluation_page
+from medvit.writers.model_card import model_card
+from medvit.writers.summary import thumbnail
+from medvit.writers.table import written_csv
+
+log = logging.getLogger(__name__)
+
+NOT_GROUPS = ("path", "patient_id", "split", "mask")  # columns that make no subgroups
+ATTENTION_CASES = 32  # whose attention is looked at
+NOBODY = Run("", __version__, "0" * 64, datetime.fromtimestamp(0, UTC))  # of pictures that are not kept
+ANSWER_COLUMNS = ("case", "label", "truth", "probability", "out_of_distribution")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """How to evaluate.
+
+    Args:
+        split: Of the table.
+        by: Columns for subgroups; those of `USUAL` that the table has where empty.
+        draws: Of every interval.
+        workers: Guarded processes that read; 0 reads here.
+        batch_size: Cases answered at once.
+        device: ``cpu``, ``cuda``, ….
+        precision: ``32`` or ``bf16``.
+        data_licence: What the model card says of the data.
+        weights_licence: What it says of the weights.
+    """
+
+    split: str = "test"
+    by: tuple[str, ...] = ()
+    draws: int = 1_000
+    workers: int = 0
+    batch_size: int = 16
+    device: str = "cpu"
+    precision: str = "32"
+    data_licence: str = "not told; say it with --data-licence"
+    weights_licence: str = "not told; say it with --weights-licence"
+
+
+def evaluate(
+    system: System,
+    checkpoint: Mapping[str, Any],
+    table: Path,
+    out: Path,
+    asked: Asked,
+    against: tuple[System, Mapping[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """Measure a system and leave ``evaluation.json``, ``evaluation.html``, ``model_card.md`` and ``answers.csv`` in ``out``.
+
+    Args:
+        system: Of findings, with its weights.
+        checkpoint: What identifies it: ``name``, ``sha256`` and its card.
+        table: medvit's own CSV, see `medvit.case.read_table`.
+        out: The folder.
+        asked: How.
+        against: Another system and what identifies it, compared on the same cases.
+
+    Returns:
+        What ``evaluation.json`` holds.
+
+    Raises:
+        MedvitError: When the system answers no findings, or the table has none of its labels or not the split.
+    """
+    findings = _findings(system)
+    names, splits = read_labels(table, [label.name for label in findings.labels])
+    cases = _split(table, splits, asked.split)
+    points_of, source = operating_points(findings, checkpoint, names, splits, table, asked)
+    with locked(out):
+        answered, refused = answers(findings, cases, names, asked)
+        told = {
+            "notice": NOTICE,
+            "medvit": __version__,
+            "evaluated": datetime.now(UTC).isoformat(timespec="seconds"),
+            "system": system.identity,
+            "checkpoint": dict(checkpoint),
+            "calibration": _calibration(checkpoint),
+            "table": table.name,
+            "table_sha256": file_digest(table),
+            "data_licence": asked.data_licence,
+            "weights_licence": asked.weights_licence,
+            "split": asked.split,
+            "splits": {name: _counted(some, names) for name, some in splits.items()},
+            "cases": len(answered.keys),
+            "patients": len({who or key for who, key in zip(answered.patients, answered.keys, strict=True)}),
+            "unanswered": {"count": sum(refused.values()), "reasons": dict(refused)},
+            "points_from": source,
+            **assess(answered, points_of, columns_of(table, cases, answered.keys, asked.by), asked.draws),
+        }
+        if against:
+            other, identity = against
+            theirs, _ = answers(_findings(other), cases, [n for n in names if n in _names(other)], asked)
+            if not theirs.names:
+                raise MedvitError(f"{identity['name']} answers none of the labels {', '.join(names)}.")
+            told["against"] = {"checkpoint": dict(identity), **compare(*_common(answered, theirs), asked.draws)}
+        told["attention"] = _attention(findings, cases, asked)
+        pictures = _pictures(findings, [case for case in cases if case.key in {one["case"] for one in told["worst"]}],
+                             told["worst"], out, asked)  # fmt: skip
+        _write(told, answered, pictures, out)
+    return told
+
+
+def _findings(system: System) -> Findings:
+    if not isinstance(system, Findings):
+        raise MedvitError(f"{type(system).__name__} answers no findings. Give a checkpoint of a system that does.")
+    return system
+
+
+def _names(system: System) -> list[str]:
+    return [label.name for label in system.labels]
+
+
+def read_labels(table: Path, labels: Sequence[str]) -> tuple[list[str], dict[str, list[Case]]]:
+    """The labels that a table has, and its cases by split.
+
+    Raises:
+        MedvitError: When it has none of them.
+    """
+    header = read_csv(table, ("path", "patient_id", "split"))[0]
+    names = [name for name in labels if name in header]
+    if not names:
+        raise MedvitError(f"The table {table} has no column for any of the system's labels: {', '.join(labels)}.")
+    if len(names) < len(labels):
+        log.warning("%s has no column for %s; they are not measured.", table, ", ".join(set(labels) - set(names)))
+    return names, read_table(table, names)
+
+
+def _split(table: Path, splits: Mapping[str, list[Case]], split: str) -> list[Case]:
+    cases = [case for case in splits.get(split, []) if case.labels]
+    if not cases:
+        raise MedvitError(
+            f"The table {table} has no labelled case in split {split!r}; it has {', '.join(splits)}. Choose with --split."
+        )
+    return cases
+
+
+def operating_points(
+    system: Findings,
+    checkpoint: Mapping[str, Any],
+    names: Sequence[str],
+    splits: Mapping[str, list[Case]],
+    table: Path,
+    asked: Asked,
+) -> tuple[Points, str]:
+    """The thresholds of every label, and where they were chosen: never on the split that is measured."""
+    kept = checkpoint.get("operating_points") or {}
+    if all(name in kept for name in names):
+        return {name: kept[name] for name in names}, "the checkpoint (validation split of its training)"
+    if asked.split != "val" and any(case.labels for case in splits.get("val", [])):
+        log.info("The checkpoint holds no operating points; they are chosen on the validation split of %s.", table)
+        seen, _ = answers(system, [case for case in splits["val"] if case.labels], names, asked)
+        found = {name: points(seen.p[:, k], seen.y[:, k]) for k, name in enumerate(seen.names)}
+        return found, f"validation split of {table.name}"
+    chosen = dict(zip(_names(system), system.thresholds.tolist(), strict=True))
+    return {
+        name: {"youden": chosen[name]} for name in names
+    }, "the checkpoint's thresholds (validation split of its training)"
+
+
+def answers(
+    system: Findings, cases: Sequence[Case], names: Sequence[str], asked: Asked
+) -> tuple[Answers, Counter[str]]:
+    """What a system says of cases, and how many it did not answer, by reason."""
+    system.explains = False
+    got: list[tuple[Case, Result]] = []
+    refused: Counter[str] = Counter()
+    with progress(len(cases), "cases") as advance, TemporaryDirectory() as folder:
+        for batch in answered(system, cases, asked, (), Path(folder)):
+            for one in batch:
+                if isinstance(one.result, Unanswered):
+                    refused[one.result.reason] += 1
+                    log.warning("%s is not answered: %s", one.case.files[0], one.result)
+                else:
+                    got.append((one.case, one.result))
+            advance(len(batch))
+    if not got:
+        raise MedvitError(f"None of the {len(cases)} cases could be answered; the warnings above say why.")
+    p, y = (np.full((len(got), len(names)), np.nan) for _ in range(2))
+    for i, (case, result) in enumerate(got):
+        said = {finding.label.name: finding.probability for finding in result.findings}
+        for k, name in enumerate(names):
+            p[i, k], y[i, k] = said.get(name, np.nan), case.labels.get(name, np.nan)
+    far = np.array([np.nan if result.distance is None else float(result.distance.far) for _, result in got])
+    keys, patients = [case.key for case, _ in got], [case.patient for case, _ in got]
+    return Answers(keys, patients, tuple(names), p, y, far), refused
+
+
+def answered(
+    system: Findings, cases: Sequence[Case], asked: Asked, write: Sequence[str], folder: Path
+) -> Iterator[list[Answer]]:
+    """Answers batch by batch; what is written lies under ``folder``."""
+    system.to(asked.device).eval()
+    if asked.workers:
+        preload(["medvit.duties", type(system).__module__])
+    pool = Pool(asked.workers, duties, system.reader(), folder, write, NOBODY, limits=system.limits)
+    size = system.at_once or asked.batch_size
+    with pool:
+        pipeline = Pipeline(system, pool, asked.device, asked.precision, Event())
+        batches = (cases[start : start + size] for start in range(0, len(cases), size))
+        yield from pipeline.answers(batches, {case.key for case in cases})
+
+
+def columns_of(table: Path, cases: Sequence[Case], keys: Sequence[str], by: Sequence[str] = ()) -> dict[str, list[str]]:
+    """The cells of answered cases by column, of columns that make subgroups.
+
+    Raises:
+        MedvitError: For a column that is not there, names patients, or has a value for nearly every case.
+    """
+    rows = read_csv(table, ("path", *by))
+    cells = {str((table.parent / row["path"]).resolve()): row for row in rows}
+    of = {case.key: cells[case.uid] for case in cases}
+    told = {}
+    for column in by or [name for name in USUAL if name in rows[0]]:
+        if column in NOT_GROUPS:
+            raise MedvitError(f"--by {column}: this column makes no subgroups. Choose another one of {table}.")
+        values = [of[key][column] for key in keys]
+        groups = {band(column, value) for value in values}
+        if len(groups) > MOST:
+            raise MedvitError(f"--by {column}: {len(groups)} different values are no subgroups; there may be {MOST}.")
+        if len(groups) > 1 or by:
+            told[column] = values
+    return told
+
+
+def _counted(cases: Sequence[Case], names: Sequence[str]) -> dict[str, Any]:
+    positives = {name: sum(case.labels.get(name) == 1 for case in cases) for name in names}
+    return {"cases": len(cases), "patients": len({case.patient or case.uid for case in cases}), "positives": positives}
+
+
+def _calibration(checkpoint: Mapping[str, Any]) -> str:
+    found = checkpoint.get("calibration")
+    if not found:
+        return "none: this checkpoint is not calibrated"
+    return f"{found['method']} ({found['validation_cases']} cases)"
+
+
+def _common(first: Answers, second: Answers) -> tuple[Answers, Answers]:
+    """Both answers about the cases that both answered."""
+    shared = [key for key in first.keys if key in set(second.keys)]
+    return _of(first, shared), _of(second, shared)
+
+
+def _of(answers: Answers, keys: Sequence[str]) -> Answers:
+    place = {key: i for i, key in enumerate(answers.keys)}
+    rows = [place[key] for key in keys]
+    patients = [answers.patients[i] for i in rows]
+    return Answers(keys, patients, answers.names, answers.p[rows], answers.y[rows], answers.far[rows])
+
+
+def _pictures(
+    system: Findings, cases: Sequence[Case], worst: Sequence[Mapping[str, Any]], out: Path, asked: Asked
+) -> dict[tuple[str, str], str]:
+    """The worst errors with what influenced their scores, as small pictures."""
+    if not cases:
+        return {}
+    thresholds = system.thresholds.clone()
+    system.explains = True
+    system.thresholds.zero_()  # maps are made of what is positive, and here of what was missed too
+    try:
+        with TemporaryDirectory(dir=out) as folder:
+            for _ in answered(system, cases, asked, ("heat",), Path(folder)):
+                pass
+            return {(one["case"], one["label"]): thumbnail(Path(folder), one["case"], one["label"]) for one in worst}
+    finally:
+        system.thresholds.copy_(thresholds)
+
+
+def _attention(system: Findings, cases: Sequence[Case], asked: Asked) -> dict[str, Any] | None:
+    """What the heads of a system of films do, on some of the cases; None where its network is no ViT of images."""
+    if not isinstance(system, Classification):
+        return None
+    pool = Pool(asked.workers, duties, system.reader(), Path(), (), NOBODY, limits=system.limits)
+    samples = []
+    with pool:
+        for case in cases[:ATTENTION_CASES]:
+            with suppress(Unanswered):
+                samples.append(system.collect(case, pool.submit("read", case).result(), pool)[0])
+    if not samples:
+        return None
+    batch = Batch(samples).to(asked.device)
+    x = system.inputs(batch)
+    return analysed(system.net, x, lambda logits: known_bce(logits.float(), batch.y))
+
+
+def _write(told: Mapping[str, Any], answered: Answers, pictures: Mapping[tuple[str, str], str], out: Path) -> None:
+    with written_csv(out / "answers.csv", ANSWER_COLUMNS) as add:
+        for i, key in enumerate(answered.keys):
+            far = "" if np.isnan(answered.far[i]) else int(answered.far[i])
+            for k, name in enumerate(answered.names):
+                p, y = answered.p[i, k], answered.y[i, k]
+                add({"case": key, "label": name, "truth": "" if np.isnan(y) else int(y),
+                     "probability": "" if np.isnan(p) else round(float(p), 6), "out_of_distribution": far})  # fmt: skip
+    write_text(out / "evaluation.json", json.dumps(told, indent=2) + "\n")
+    write_text(out / "model_card.md", model_card(told))
+    write_text(out / "evaluation.html", evaluation_page(told, pictures))
