@@ -5,7 +5,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -54,15 +54,14 @@ def part(system: Findings, k: int) -> tuple[nn.Module, int]:
     """The network that answers a label, and the label's place in its logits."""
     if isinstance(system, ClipFindings):
         return system.part(k)
-    net: nn.Module = system.net  # type: ignore[assignment]  # what all of them have
-    return net, k
+    return cast(nn.Module, system.net), k
 
 
 def network_input(system: Findings, sample: Sample) -> Tensor:
     """What the network sees of a sample: (1, C, *spatial), or a bag (1, N, D)."""
     batch = Batch([sample]).to(system.thresholds.device)
     inputs = getattr(system, "inputs", None)
-    return inputs(batch) if inputs else batch.x  # type: ignore[no-any-return]
+    return inputs(batch) if inputs else batch.x
 
 
 def methods_of(system: System) -> list[str]:

@@ -7,14 +7,15 @@ paper learns an autoencoder.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
-from medvit.nets.vit import ViT
+from medvit.nets.attention import Attention
+from medvit.nets.vit import Block, ViT
 
 PATTERNS = 4
 DIGITS = 5
@@ -43,7 +44,7 @@ def analysed(net: ViT, x: Tensor, loss: Loss) -> dict[str, Any]:
 @contextmanager
 def without_head(net: ViT, layer: int, head: int) -> Iterator[None]:
     """Let a block answer as if one of its heads gave nothing."""
-    attention = net.blocks[layer].attn
+    attention = _attention(net, layer)
     width = net.width // attention.heads
 
     def silence(_: Any, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -63,8 +64,8 @@ def head_importance(net: ViT, x: Tensor, loss: Loss) -> Tensor:
     """By how much the loss rises when a head is taken away: (layers, heads); below zero where the head does harm."""
     before = loss(net(x))
     rises = []
-    for layer, block in enumerate(net.blocks):
-        for head in range(block.attn.heads):
+    for layer in range(len(net.blocks)):
+        for head in range(_attention(net, layer).heads):
             with without_head(net, layer, head):
                 rises.append(loss(net(x)) - before)
     return torch.stack(rises).reshape(len(net.blocks), -1)
@@ -121,6 +122,10 @@ def patterns(maps: Tensor, count: int = PATTERNS) -> list[dict[str, Any]]:
             "heads": len(members), "members": [[int(i // heads), int(i % heads)] for i in members], "map": _plain(mean.flip(0)),
         })  # fmt: skip
     return sorted(told, key=lambda one: -int(one["heads"]))
+
+
+def _attention(net: ViT, layer: int) -> Attention:
+    return cast(Block, net.blocks[layer]).attn
 
 
 def _of_patches(weights: Tensor) -> Tensor:

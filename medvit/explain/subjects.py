@@ -103,7 +103,7 @@ class Pictures(Subject):
         mean = x.mean(dim=spatial, keepdim=True).expand_as(x)
         small = [max(1, side // BLUR) for side in x.shape[2:]]
         mode = "trilinear" if x.ndim == 5 else "bilinear"
-        pooled = F.adaptive_avg_pool3d(x, small) if x.ndim == 5 else F.adaptive_avg_pool2d(x, small)
+        pooled = F.interpolate(x, small, mode="area")
         return {"mean": mean, "blur": F.interpolate(pooled, x.shape[2:], mode=mode, align_corners=False)}
 
     def mixed(self, x: Tensor, base: Tensor, keep: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ class Pictures(Subject):
 
     def _gradient_input(self, x: Tensor, k: int) -> Tensor:
         share = _gradient_input(self.net, x, k).sum(dim=1)  # (1, *spatial)
-        return F.adaptive_avg_pool3d(share[:, None], self.grid(x))[0, 0].clamp(min=0)
+        return F.interpolate(share[:, None], self.grid(x), mode="area")[0, 0].clamp(min=0)
 
 
 class Bags(Subject):

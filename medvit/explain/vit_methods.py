@@ -5,6 +5,7 @@ at the class. The reference that needs no theory is occlusion, see `medvit.expla
 """
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -44,16 +45,17 @@ def token_cam(net: Transformer, x: Tensor, classes: Tensor) -> Tensor:
     Source: Selvaraju et al. 2017 (arXiv:1610.02391), with the tokens of the grid in the place of a map's pixels.
     """
     with torch.inference_mode(False), torch.enable_grad():
-        seen: list[Tensor] = []
-        hook = net.blocks[-1].norm1.register_forward_hook(lambda _, __, out: seen.append(out))
-        try:
-            score = net(x.detach().clone().requires_grad_()).gather(1, classes.clone()[:, None]).sum()
-        finally:
-            hook.remove()
-        (gradient,) = torch.autograd.grad(score, seen)
+        tokens = _start(net, x.detach().clone())
+        for block in net.blocks[:-1]:
+            tokens = block(tokens)
+        last = cast(Block, net.blocks[-1])
+        read = last.norm1(tokens).detach().requires_grad_()
+        out = last(tokens.detach(), projected=last.attn.qkv(read))
+        score = _finish(net, out, _plain_norm).gather(1, classes.clone()[:, None]).sum()
+        (gradient,) = torch.autograd.grad(score, read)
     first = _first(net)
-    tokens, slopes = seen[0].detach()[:, first:].float(), gradient[:, first:].float()
-    return _grid(net, x, (tokens * slopes.mean(dim=1, keepdim=True)).sum(dim=-1).clamp(min=0))
+    seen, slopes = read.detach()[:, first:].float(), gradient[:, first:].float()
+    return _grid(net, x, (seen * slopes.mean(dim=1, keepdim=True)).sum(dim=-1).clamp(min=0))
 
 
 def attention_lrp(net: Transformer, x: Tensor, classes: Tensor) -> Tensor:
@@ -76,21 +78,34 @@ def attention_lrp(net: Transformer, x: Tensor, classes: Tensor) -> Tensor:
 
 def _relevance_forward(net: Transformer, x: Tensor) -> Tensor:
     """Logits of the network, computed so that their gradient times the input is the relevance."""
-    if isinstance(net, VideoViT):
-        tokens = net.patch_embed(cut_tubelets(x, net.tubelet, net.patch))
-        tokens = tokens + net.table(tokens.shape[1])
-    else:
-        tokens = net.place(net.patches(x), net.grid_of(x))
+    tokens = _start(net, x)
     for block in net.blocks:
-        tokens = _block(block, tokens)
-    pooled = tokens[:, _first(net) :].mean(dim=1) if net.pool == "mean" else tokens
+        tokens = _block(cast(Block, block), tokens)
+    return _finish(net, tokens, _norm)
+
+
+def _start(net: Transformer, x: Tensor) -> Tensor:
+    """Placed tokens of inputs."""
+    if isinstance(net, VideoViT):
+        tokens: Tensor = net.patch_embed(cut_tubelets(x, net.tubelet, net.patch))
+        return tokens + net.table(tokens.shape[1])
+    return net.place(net.patches(x), net.grid_of(x))
+
+
+def _finish(net: Transformer, tokens: Tensor, norm: Callable[[nn.LayerNorm, Tensor], Tensor]) -> Tensor:
+    """Logits of what the last block gave."""
     if net.pool == "mean":
-        pooled = _norm(net.fc_norm, pooled)
+        pooled = norm(net.fc_norm, tokens[:, _first(net) :].mean(dim=1))
     else:
-        pooled = _norm(net.norm, pooled)
+        pooled = norm(net.norm, tokens)
         pooled = pooled.mean(dim=1) if isinstance(net, VideoViT) else pooled[:, 0]
     logits: Tensor = net.head(pooled)
     return logits.float()
+
+
+def _plain_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
+    out: Tensor = norm(x)
+    return out
 
 
 def _block(block: Block, tokens: Tensor) -> Tensor:

@@ -1,13 +1,14 @@
 """Findings of an image: independent probabilities, known labels only."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from medvit.codes import Label
 from medvit.data.batch import Batch
-from medvit.explain.attention import GRADIENT_ATTENTION, gradient_attention
+from medvit.explain.attention import GRADIENT_ATTENTION
+from medvit.explain.vit_methods import VIT_METHODS
 from medvit.nets.vit import ViT
 from medvit.optim import layer_decay_groups, scaled_lr
 from medvit.result import Finding, Heatmap, Result
@@ -28,6 +29,8 @@ class Classification(Findings):
         layer_decay: Factor of the learning rate from a layer to the one below it.
         warmup_epochs: Epochs of linear warm-up.
     """
+
+    explainer: ClassVar[str] = GRADIENT_ATTENTION  # how heat maps are made, one of `VIT_METHODS`
 
     def __init__(
         self,
@@ -77,12 +80,13 @@ class Classification(Findings):
             for k, finding in enumerate(found)
             if finding.positive and self.explains
         ]
+        made = VIT_METHODS[self.explainer]
         heat: list[list[Heatmap]] = [[] for _ in findings]
         for start in range(0, len(wanted), EXPLAIN_CHUNK):
             chunk = wanted[start : start + EXPLAIN_CHUNK]
             rows, classes = torch.tensor(chunk, device=x.device).T
-            for (i, k), values in zip(chunk, gradient_attention(self.net, x[rows], classes), strict=True):
-                heat[i].append(Heatmap(labels[k], values.float().cpu().numpy(), batch.fits[i], GRADIENT_ATTENTION))
+            for (i, k), values in zip(chunk, made(self.net, x[rows], classes), strict=True):
+                heat[i].append(Heatmap(labels[k], values.float().cpu().numpy(), batch.fits[i], self.explainer))
         return [
             Result(case, found, heatmaps=tuple(maps), origin=origin, distance=distance, read=self.read)
             for case, found, maps, origin, distance in zip(
