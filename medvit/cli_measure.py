@@ -93,6 +93,9 @@ def add_explain(verb: argparse.ArgumentParser) -> None:
     )
     verb.add_argument("--labels", default="", metavar="A,B", help="which labels (those at or above their threshold)")
     verb.add_argument("--score", action="store_true", help="measure the methods on a table of labelled cases instead")
+    verb.add_argument(
+        "--mask-values", default="", metavar="2,3", help="with --score: what in the table's masks is the finding"
+    )
     verb.add_argument("--boxes", type=Path, metavar="TABLE", help="with --score: a CSV of where findings lie")
     verb.add_argument(
         "--split", default="test", choices=("train", "val", "test"), help="with --score: of the table (test)"
@@ -120,9 +123,12 @@ def explain(options: argparse.Namespace) -> int:
     system, identity = _opened(options.checkpoint, options.mpp)
     system.to(device_of(options.device))
     methods = words(options.method)
+    values = words(options.mask_values)
+    if not all(value.isdecimal() for value in values):
+        raise MedvitError(f"--mask-values {options.mask_values}: give whole numbers, such as 2.")
     if options.score:
         told = explanation.score(system, options.inputs[0], options.out, options.split, methods, options.boxes,
-                                 options.workers, options.most)  # fmt: skip
+                                 options.workers, options.most, tuple(map(int, values)))  # fmt: skip
         print(json.dumps(told, indent=2) if options.json else explanation.text(told))
         return 0
     methods = methods or tuple(explanation.methods_of(system))

@@ -140,7 +140,7 @@ def _asked(system: Findings, sample: Sample, methods: Sequence[str], labels: Seq
 
 def score(
     system: System, cases_table: Path, out: Path, split: str, methods: Sequence[str], boxes: Path | None, workers: int,
-    most: int = MOST,
+    most: int = MOST, mask_values: Sequence[int] = (),
 ) -> dict[str, Any]:  # fmt: skip
     """What each method's maps are worth on the positive cases of a split; leaves ``faithfulness.json`` and ``.md``.
 
@@ -153,6 +153,7 @@ def score(
         boxes: A CSV of boxes, see `medvit.case.read_table`.
         workers: Guarded processes that read; 0 reads here.
         most: Questions that are asked, evenly over the labels.
+        mask_values: Which values of a mask's pixels, or palette numbers, are the finding; any but 0 where empty.
     """
     found = explained(system)
     found.eval()
@@ -164,7 +165,7 @@ def score(
     masks = {str((cases_table.parent / row["path"]).resolve()): row.get("mask", "") for row in header}
     run = Run(type(system).__name__, __version__, "0" * 64, datetime.now(UTC))
     with locked(out), _pool(found, out, (), run, workers) as pool:
-        by_net = _questions(found, _chosen(cases, asked, most), pool, cases_table.parent, masks)
+        by_net = _questions(found, _chosen(cases, asked, most), pool, cases_table.parent, masks, mask_values)
         told: dict[str, list[dict[str, float]]] = {}
         patients: list[str] = []
         for subject, questions in by_net:
@@ -193,7 +194,12 @@ def _chosen(cases: Sequence[Case], names: Sequence[str], most: int) -> list[tupl
 
 
 def _questions(
-    system: Findings, chosen: Sequence[tuple[Case, str]], pool: Pool, folder: Path, masks: Mapping[str, str]
+    system: Findings,
+    chosen: Sequence[tuple[Case, str]],
+    pool: Pool,
+    folder: Path,
+    masks: Mapping[str, str],
+    values: Sequence[int],
 ) -> list[tuple[Subject, list[Asked]]]:
     """The questions, by the network that they are asked of."""
     place = {label.name: k for k, label in enumerate(system.labels)}
@@ -212,7 +218,11 @@ def _questions(
         subject, questions = by_net.setdefault(id(net), (subject_of(net), []))
         x = network_input(system, sample)
         mask = folder / masks[case.uid] if masks.get(case.uid) else None
-        truth = _tiles_in(mask, sample) if isinstance(subject, Bags) else _cells_in(case, name, sample, subject.grid(x))
+        truth = (
+            _tiles_in(mask, sample, values)
+            if isinstance(subject, Bags)
+            else _cells_in(case, name, sample, subject.grid(x))
+        )
         questions.append(Asked(x, k, case.patient, truth))
     return list(by_net.values())
 
@@ -231,12 +241,13 @@ def _cells_in(case: Case, name: str, sample: Sample, grid: tuple[int, ...]) -> T
     return shares >= least if least > 0 else None
 
 
-def _tiles_in(mask: Path | None, sample: Sample) -> Tensor | None:
-    """The tiles of a slide of which half is white in a mask picture of the whole slide."""
+def _tiles_in(mask: Path | None, sample: Sample, values: Sequence[int]) -> Tensor | None:
+    """The tiles of a slide of which half has those values, or any but 0, in a mask picture of the whole slide."""
     if mask is None or sample.tiling is None:
         return None
     with Pillow.open(mask) as picture:
-        plane = np.asarray(picture.convert("L")) > 0
+        held = np.asarray(picture)
+    plane = np.isin(held, values) if values else held > 0
     width, height = sample.tiling.slide
     scale = np.array([plane.shape[1] / width, plane.shape[0] / height])
     first = (sample.tiling.coords * scale).round().astype(int)

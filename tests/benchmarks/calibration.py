@@ -2,8 +2,8 @@
 
     nice -n 19 python tests/benchmarks/calibration.py CHECKPOINT TABLE [--split test]
 
-Prints the expected calibration error, the Brier score and the cross-entropy over all labels and cases together, without and with
-temperatures, and their difference with a 95 % interval by paired draws of patients.
+Prints the expected calibration error, the Brier score and the cross-entropy over all labels and cases together, without and
+with temperatures, and their difference with a 95 % interval by paired draws of patients.
 """
 
 import argparse
@@ -11,10 +11,16 @@ from pathlib import Path
 
 import numpy as np
 
-from medvit.evaluate.bootstrap import draws, interval, numbered
+from medvit.evaluate.bootstrap import Interval, draws, interval, numbered
 from medvit.evaluate.measures import Label, difference
 from medvit.evaluation import Asked, answers, read_labels
 from medvit.workflow import load_system
+
+
+def told(measure: str, before: float, after: float, gap: Interval) -> str:
+    """A line."""
+    span = f"{gap.value:.4f} ({gap.low:.4f} to {gap.high:.4f})"
+    return f"  {measure:14} without {before:.4f}  with {after:.4f}  difference {span}"
 
 
 def main() -> None:
@@ -40,18 +46,14 @@ def main() -> None:
     for measure in ("ece", "brier"):
         before, after = (Label(p.ravel(), y).measures(one)[measure][0] for p in (without, with_it))
         gap = difference(with_it.ravel(), without.ravel(), y, who, measure)
-        print(
-            f"  {measure:14} without {before:.4f}  with {after:.4f}  difference {gap.value:.4f} ({gap.low:.4f} to {gap.high:.4f})"
-        )
+        print(told(measure, before, after, gap))
     losses = [-np.where(y == 1, np.log(p.ravel()), np.log1p(-p.ravel())) for p in (without, with_it)]
     known = np.isfinite(y)
     weights = np.concatenate(list(draws(numbered(who), 1000)), axis=1)[known].astype(float)
     drawn = ((losses[1] - losses[0])[known] @ weights) / weights.sum(axis=0)
     before, after = (float(loss[known].mean()) for loss in losses)
     gap = interval(after - before, drawn)
-    print(
-        f"  {'cross-entropy':14} without {before:.4f}  with {after:.4f}  difference {gap.value:.4f} ({gap.low:.4f} to {gap.high:.4f})"
-    )
+    print(told("cross-entropy", before, after, gap))
 
 
 if __name__ == "__main__":
