@@ -64,7 +64,7 @@ def _opened(path: Path, mpp: str) -> tuple[Any, dict[str, Any]]:
     card, state = weights.read_own(path)
     system = workflow.build_system(card, state, path)
     if mpp:
-        system.told_mpp(mpp)
+        system.told("mpp", mpp)
     return system, {"name": path.name, "sha256": weights.file_digest(path), **card}
 
 

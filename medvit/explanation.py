@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +19,7 @@ from medvit.case import Case, read_csv, read_table
 from medvit.codes import Label
 from medvit.data.batch import Batch, Sample
 from medvit.discover import discover
-from medvit.duties import duties
+from medvit.duties import WORK, duties
 from medvit.errors import MedvitError, Unanswered
 from medvit.explain.bags import spread
 from medvit.explain.faithfulness import RANDOM, Asked, judged, table
@@ -100,7 +101,7 @@ def explain(
     run = Run(type(system).__name__, __version__, digest, datetime.now(UTC))
     counts = {"explained": 0, "refused": 0}
     with locked(out), _pool(found, out, ("heat",), run, workers) as pool:
-        listed = discover(inputs, pool, found.refuse, (), (), out / ".work")
+        listed = discover(inputs, pool, found.refuse, (), (), out / WORK)
         with progress(len(listed), "inputs") as advance:
             for one in listed:
                 try:
@@ -114,6 +115,7 @@ def explain(
                     log.warning("%s: %s", one.source, refusal)
                     counts["refused"] += 1
                 advance(1)
+        shutil.rmtree(out / WORK, ignore_errors=True)  # what zips held
     return counts
 
 

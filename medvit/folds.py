@@ -89,7 +89,7 @@ def _answered(work: Workflow) -> Answers:
     if not isinstance(system, Findings):
         raise MedvitError(f"{work.best} answers no findings.")
     if mpp := getattr(data, "mpp", None):
-        system.told_mpp(str(mpp))
+        system.told("mpp", str(mpp))
     cases = [case for case in data.splits["test"] if case.labels]  # type: ignore[attr-defined]  # data of labelled cases
     if not cases:
         raise MedvitError(f"{work.run}: no test patient of this fold has a label.")
