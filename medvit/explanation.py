@@ -231,7 +231,8 @@ def _questions(
 
 def _cells_in(case: Case, name: str, sample: Sample, grid: tuple[int, ...]) -> Tensor | None:
     """The cells of an image of which half lies in the label's boxes; None without boxes or for clips."""
-    boxes = np.array([box[1:] for box in case.boxes if box.label == name], np.float64)
+    marked = [box for box in case.boxes if box.label == name]
+    boxes = np.array([(box.x_min, box.y_min, box.x_max, box.y_max) for box in marked], np.float64)
     if not len(boxes) or len(grid) != 2:
         return None
     rows, columns = sample.fit.model
