@@ -123,9 +123,9 @@ def leave(
 class App:
     """`medvit review` in a process of its own."""
 
-    def __init__(self, *arguments: object, inputs: Path) -> None:
+    def __init__(self, *arguments: object, inputs: Path, port: int = 0) -> None:
         with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
+            free.bind(("127.0.0.1", port))
             self.port = free.getsockname()[1]
         command = [sys.executable, "-m", "medvit", "review", *map(str, arguments), "--inputs", str(inputs),
                    "--port", str(self.port), "--workers", "1"]  # fmt: skip
@@ -160,6 +160,7 @@ def answered(app: App, patience_s: float = 60) -> None:
     while time.monotonic() < until:
         try:
             urllib.request.urlopen(app.root, timeout=20)
+            return
         except urllib.error.HTTPError:  # it refuses us, so it is there
             return
         except OSError:

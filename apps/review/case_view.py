@@ -99,7 +99,7 @@ def _line(visit: "Visit", run: Run, row: Row, queue: list[tuple[str, str]], plac
     columns = st.columns([7, 1.3, 1.2, 0.8], vertical_alignment="center")
     columns[0].html(
         f'<div class="medvit-line" data-testid="case-line"><b>case {plain(row.case)}</b> · {plain(_what(run, row, facts))}'
-        f" · {plain(side(facts))} · {plain(series(row, facts))} · {plain(spacing(row))}"
+        f" · {plain(side(facts).partition(',')[0])} · {plain(series(row, facts))} · {plain(spacing(row))}"
         + (f'<br><span class="soft">{identity}</span>' if identity else "")
         + "</div>"
     )

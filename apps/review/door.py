@@ -12,14 +12,17 @@ from http.cookies import CookieError, SimpleCookie
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 
-from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 ENTER = "/review/enter"
 OURS = "/review/"  # pictures and tiles
 HEADER, ROLE_HEADER = b"x-medvit-reviewer", b"x-medvit-role"
 ROLES = ("reviewer", "admin")
-LOCKED = "Open the link that `medvit review` printed for you; it is the key to this page. Research use only."
+LOCKED = """<!doctype html><html lang="en"><meta charset="utf-8"><title>medvit review</title>
+<body style="margin:20vh auto;max-width:34em;background:#0e1114;color:#d4dade;font:16px/1.6 system-ui,sans-serif">
+<p>Open the link that <code>medvit review</code> printed for you; it is the key to this page.</p>
+<p style="color:#96a1a9">Research use only. Not a medical device; not for diagnosis.</p></body></html>"""
 # Everything comes from here, whatever a page asks for.
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' 'wasm-unsafe-eval' blob: data:; "
@@ -103,7 +106,7 @@ class Door:
         """The answer to a personal link: a cookie, and the way to the worklist without the key in the address."""
         key = parse_qs(scope["query_string"].decode("latin-1")).get("key", [""])[0]
         if not self.keys or self.keys.person(key) is None:
-            return PlainTextResponse(LOCKED, 403, HEADERS)
+            return HTMLResponse(LOCKED, 403, HEADERS)
         answer = RedirectResponse("/", 303, HEADERS)
         secure = scope.get("scheme") == "https"
         answer.set_cookie(self.keys.cookie, key, httponly=True, samesite="lax", secure=secure, path="/")
@@ -139,7 +142,7 @@ async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
         await send({"type": "websocket.close", "code": 1008})
         return
-    await PlainTextResponse(LOCKED, 401, HEADERS)(scope, receive, send)
+    await HTMLResponse(LOCKED, 401, HEADERS)(scope, receive, send)
 
 
 def _sealing(send: Send) -> Send:

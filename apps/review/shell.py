@@ -2,6 +2,7 @@
 
 import time
 import uuid
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import streamlit as st
@@ -11,7 +12,6 @@ from apps.review.desk import Desk, Settings, desk
 from apps.review.door import ROLES, Person
 from apps.review.runs import Run
 from apps.review.tables import plain
-from medvit import NOTICE
 from medvit.errors import MedvitError
 
 STYLE = """<style>
@@ -57,7 +57,7 @@ def show() -> None:
         return
     _entered(visit)
     view = st.query_params.get("view", "worklist")
-    run = visit.desk.runs.get(st.query_params.get("run", "")) or next(iter(visit.desk.runs.values()))
+    run = visit.desk.runs.get(st.query_params.get("run", "")) if view == "case" else None
     _top(visit, view)
     pages = {"case": case_view.show, "agreement": agreement_page.show, "analysis": analysis_page.show}
     try:
@@ -65,7 +65,7 @@ def show() -> None:
     except MedvitError as error:
         st.error(str(error))
         st.button("Back to the worklist", on_click=go, kwargs={"view": "worklist"})
-    bar(run)
+    bar([run] if run else list(visit.desk.runs.values()))
 
 
 def go(view: str, **where: str) -> None:
@@ -73,13 +73,15 @@ def go(view: str, **where: str) -> None:
     st.query_params.from_dict({"view": view, **where})
 
 
-def bar(run: Run) -> None:
-    """Who answered, and what its answers are: at the foot of every page."""
-    about = run.about
+def bar(runs: Sequence[Run]) -> None:
+    """Who answered, and what the answers are: at the foot of every page; of pages about several runs all of them."""
+    told = " | ".join(
+        f"{one.system} {one.version}, weights {one.weights[:8]}, predicted {one.started[:16].replace('T', ' ')} UTC"
+        for one in (run.about for run in runs)
+    )
     st.html(
         '<div class="medvit-bar" data-testid="identity"><b>AI output, unverified · research use only</b> · '
-        f"{plain(about.system)} {plain(about.version)} · weights {plain(about.weights[:8])} · thresholds from validation · "
-        f"predicted {plain(about.started[:16].replace('T', ' '))} UTC · {plain(NOTICE)}</div>"
+        f"thresholds from validation · {plain(told)}</div>"
     )
 
 
