@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
@@ -20,6 +21,7 @@ HEIGHT = "calc(100vh - 218px)"
 AI_KEYS = (("accept", "✓ Accept", "A"), ("reject", "✗ Reject", "X"), ("uncertain", "? Uncertain", "U"))
 BLIND_KEYS = (("present", "Present", "Y"), ("absent", "Absent", "X"), ("uncertain", "? Uncertain", "U"))
 NOTHING = "nothing"
+BESIDE = 6  # other films of a study that are offered
 
 
 def show(visit: "Visit") -> None:
@@ -203,9 +205,8 @@ def _outlines(visit: "Visit", run: Run, row: Row, data: dict[str, Any], before: 
 def _beside(run: Run, row: Row) -> Row | None:
     """Another film of the same study, where the reader wants it beside this one."""
     study = row.header.get("study_uid", "")
-    others = [
-        one for one in run.rows.values() if study and one.header.get("study_uid") == study and one.case != row.case
-    ]
+    same = (one for one in run.rows.values() if study and one.header.get("study_uid") == study and one.case != row.case)
+    others = list(islice(same, BESIDE))
     if not others:
         return None
     names = {f"{place + 1}: {one.case[:8]}…": one for place, one in enumerate(others)}

@@ -222,7 +222,17 @@ def many(folder: Path) -> Path:
             for one, p in zip(records[0]["findings"], chances, strict=True)
         ]
         key = f"{number:016x}"
-        records.append({**records[0], "key": key, "case": key, "source": f"films/{number}.dcm", "findings": findings})
+        header = {**records[0]["header"], "study_uid": f"2.25.{10**9 + number}"}
+        records.append(
+            {
+                **records[0],
+                "key": key,
+                "case": key,
+                "source": f"films/{number}.dcm",
+                "header": header,
+                "findings": findings,
+            }
+        )
     review_runs.leave(out, "ThoraxMAE", records)
     return out
 
