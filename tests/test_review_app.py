@@ -1,5 +1,6 @@
 """What the app's pages do, without a browser: lists, keys, blind reading, two readers, the door, and what they refuse."""
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -231,3 +232,52 @@ def test_another_film_in_the_place_of_a_case_is_not_shown(out, tmp_path):
     assert film(str(tmp_path / "films/00.dcm"), first).plain["rows"] == 320
     with pytest.raises(Rejected, match="Another image"):
         film(str(tmp_path / "films/01.dcm"), first)
+
+
+def asked(app, path, cookie):
+    """What an address answers to somebody: status and body."""
+    told = {"status": 0, "body": b""}
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "GET",
+        "scheme": "http",
+        "path": path,
+        "query_string": b"",
+        "headers": [(b"cookie", cookie.encode()), (b"host", b"127.0.0.1")],
+    }
+
+    async def receive():
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message):
+        told["status"] = message.get("status", told["status"])
+        told["body"] += message.get("body", b"")
+
+    asyncio.run(app(scope, receive, send))
+    return told["status"], told["body"]
+
+
+def test_addresses_too_tell_a_blind_reader_nothing_until_they_asked(out):
+    from starlette.applications import Starlette
+    from starlette.middleware import Middleware
+
+    from apps.review.desk import desk
+    from apps.review.door import Door, Keys, Person
+    from apps.review.routes import routes
+
+    shared = desk(Settings((str(out),), (str(out.parent),), blind=True, workers=0))
+    keys = Keys((Person("anna"), Person("ben")), 1)
+    app = Starlette(routes=routes(shared), middleware=[Middleware(Door, keys=keys)])
+    cookies = {name: f"medvit_review_1={link.partition('key=')[2]}" for name, link in keys.links.items()}
+    (run,) = shared.runs.values()
+    case = next(iter(run.rows))
+    heat = f"/review/heat/{run.key}/{case}"
+    assert asked(app, heat, "")[0] == 401 and asked(app, heat, cookies["anna"]) == (200, b"[]")
+    Store(out).append("anna", "shown", case)
+    status, body = asked(app, heat, cookies["anna"])
+    assert status == 200 and [one["label"] for one in json.loads(body)] == ["Mass", "Nodule"]
+    assert asked(app, heat, cookies["ben"]) == (200, b"[]")
+    assert asked(app, f"/review/thumbnail/{run.key}/{case}", cookies["ben"])[1][:3] == b"\xff\xd8\xff"
+    assert asked(app, f"/review/film/{run.key}/{'0' * 16}", cookies["ben"])[0] == 404
