@@ -4,6 +4,7 @@ KIB, MIB, GIB = 2**10, 2**20, 2**30
 
 # One DICOM file.
 FILE_BYTES = 2 * GIB
+SLIDE_BYTES = 512 * GIB  # of a whole slide, which is read tile by tile and never as a whole
 INFLATED_BYTES = 512 * MIB  # a data set that was deflated
 ELEMENTS = 200_000
 ITEMS = 50_000  # of all sequences together

@@ -19,6 +19,11 @@ from medvit.nets.objective import Objective, cosine, ramp
 from medvit.nets.vit import ViT
 
 LocalCrops = Literal["native96", "pad224"]
+# Signs of a collapse, on means over an epoch; ours, from trainings that did collapse and that did not.
+FLAT = 0.97  # of the teacher's entropy; every training is flat at its beginning
+EARLY = 0.25  # share of the training that is its beginning
+ONE_FOR_ALL = 0.03  # of the entropy of the mean answer
+ALIKE = 0.05  # of the spread of features
 
 
 class Prototypes(nn.Module):
@@ -208,6 +213,26 @@ class DINO(Objective):
         share = 1 - cosine(self.momentum, 1.0, self.progress)
         torch._foreach_lerp_(list(teacher.values()), [student[name] for name in teacher], share)
         super().after_step(progress)
+
+    def trouble(self, means: Mapping[str, float]) -> str:
+        """Whether the teacher has collapsed, by the measures of `watch`, and what is known to help."""
+        if self.progress >= EARLY and means.get("teacher_entropy", 0) > FLAT:
+            return (
+                "The teacher gives every image the same flat answer (its entropy is "
+                f"{means['teacher_entropy']:.3f} of the largest), so nothing is learned. Check that mean and std are those "
+                "of the tiles; lower the teacher's temperature, or train for more steps."
+            )
+        if means.get("batch_entropy", 1) < ONE_FOR_ALL:
+            return (
+                f"One prototype takes nearly every image (entropy of the mean answer {means['batch_entropy']:.3f}). Raise "
+                "the teacher's temperature or its momentum, or lower the learning rate."
+            )
+        if means.get("feature_std", 1) < ALIKE:
+            return (
+                f"The features of all images are nearly alike (spread {means['feature_std']:.3f} of 1). Check that mean "
+                "and std are those of the tiles, and that colours are not jittered away."
+            )
+        return ""
 
 
 def soften(logits: Tensor, centre: Tensor, temperature: float) -> Tensor:

@@ -1,6 +1,7 @@
 """What every self-supervised objective is, and the schedules that follow its progress through the training."""
 
 import math
+from collections.abc import Mapping
 
 from torch import nn
 
@@ -23,6 +24,14 @@ class Objective(nn.Module):
     def after_step(self, progress: float) -> None:
         """Follow the student after an optimiser step, with which ``progress`` was reached."""
         self.progress = progress
+
+    def trouble(self, means: Mapping[str, float]) -> str:
+        """What an epoch's means of what `forward` measures tell of a training that goes wrong; empty for nothing.
+
+        Args:
+            means: By the names of `forward`.
+        """
+        return ""
 
 
 def cosine(start: float, end: float, progress: float) -> float:

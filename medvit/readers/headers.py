@@ -97,7 +97,7 @@ def unpack(archive: str, folder: str, *so_far: Any) -> Reply:
 def content(file: str) -> Reply:
     """SHA-256 of a file, read in blocks."""
     try:
-        with regular_file(Path(file)) as descriptor:
+        with regular_file(Path(file), slide=True) as descriptor:
             sha = hashlib.sha256()
             while block := os.read(descriptor, BLOCK):
                 sha.update(block)

@@ -16,7 +16,7 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.uid import AllTransferSyntaxes
 
 from medvit import budgets
-from medvit.case import DICOM_SUFFIXES, HEADER, UID
+from medvit.case import DICOM_SUFFIXES, HEADER, UID, WHOLE_SLIDE
 from medvit.errors import Rejected, Skipped
 from medvit.readers.elements import BIG_ENDIAN, EXPLICIT, IMPLICIT, WINDOW, Inflated, Pixels, Walk
 
@@ -81,12 +81,14 @@ class Survey(NamedTuple):
 
 
 @contextmanager
-def regular_file(path: Path, follow: bool = False) -> Iterator[int]:
+def regular_file(path: Path, follow: bool = False, slide: bool = False) -> Iterator[int]:
     """A descriptor of a regular file, opened without waiting for a pipe and, unless told, without following a link.
 
     Raises:
-        Rejected: For a link, folder, device or pipe, and for a file larger than `budgets.FILE_BYTES`.
+        Rejected: For a link, folder, device or pipe, and for a file larger than `budgets.FILE_BYTES`, or than
+            `budgets.SLIDE_BYTES` where it may be a slide.
     """
+    most = budgets.SLIDE_BYTES if slide else budgets.FILE_BYTES
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW))
     except OSError as error:
@@ -97,8 +99,8 @@ def regular_file(path: Path, follow: bool = False) -> Iterator[int]:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise Rejected("not_a_file", "It is a folder, pipe or device. Give a regular file.")
-        if found.st_size > budgets.FILE_BYTES:
-            raise Rejected("file_budget", f"It has {found.st_size} bytes; {budgets.FILE_BYTES} are allowed.")
+        if found.st_size > most:
+            raise Rejected("file_budget", f"It has {found.st_size} bytes; {most} are allowed.")
         yield descriptor
     finally:
         os.close(descriptor)
@@ -110,13 +112,14 @@ def survey(path: Path, wanted: Collection[int] = (), until: int | None = None) -
     Args:
         path: A regular file; links are not followed.
         wanted: Tags of the top level whose bytes are kept.
-        until: First tag of the top level that is not needed; None to measure everything, sequences and pixel data too.
+        until: First tag of the top level that is not needed; None to measure everything, sequences and pixel data too. A
+            file of which only the beginning is needed may be as large as a slide.
 
     Raises:
         Rejected: When it is no DICOM file, of a transfer syntax that is unknown or not the true one, truncated, over a budget
             or its structure cannot be followed.
     """
-    with regular_file(path) as descriptor:
+    with regular_file(path, slide=until is not None) as descriptor:
         return survey_file(descriptor, wanted, until)
 
 
@@ -187,7 +190,8 @@ def read_header(path: Path) -> dict[str, str]:
 
 def read_facts(path: Path) -> tuple[dict[str, str], tuple[str, ...]]:
     """`read_header`, and the words of the header that identify the patient and must be told to nobody."""
-    with regular_file(path) as descriptor:
+    with regular_file(path, slide=True) as descriptor:
+        size = os.fstat(descriptor).st_size
         try:
             found = survey_file(descriptor, WANTED, BEHIND_HEADER)
         except Rejected as refusal:
@@ -197,6 +201,8 @@ def read_facts(path: Path) -> tuple[dict[str, str], tuple[str, ...]]:
     if found.values.get(MEDIA_CLASS, b"").strip(b"\0 ") == DICOMDIR:
         raise Skipped("dicomdir", "It is a directory of other files; those are read themselves.")
     header = {name: _text(found.values.get(tag, b"")) for name, tag in TAGS.items()}
+    if size > budgets.FILE_BYTES and header["sop_class"] != WHOLE_SLIDE:
+        raise Rejected("file_budget", f"It has {size} bytes and is no whole slide; {budgets.FILE_BYTES} are allowed.")
     if not header["sop_uid"]:
         raise Rejected("no_sop_uid", "Its header holds no SOP Instance UID: it is empty, damaged or no instance.")
     if not UID.fullmatch(header["sop_uid"]):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from medvit import weights as weights_files
 from medvit.codes import labels_of
 from medvit.data.smears import CellCutting
-from medvit.nets.dino import Head
+from medvit.nets.dino import Head, initialise_normal
 from medvit.nets.ibot import IBOT
 from medvit.nets.mil import ABMIL
 from medvit.nets.vit import ViT
@@ -50,6 +50,7 @@ class CytoFMPretraining(Smears, Pretraining):
         width: Channels of a token.
         depth: Blocks.
         heads: Attention heads.
+        start: How the ViT begins: ``normal`` as in DINO's release, ``xavier`` with sin-cos positions as in MAE's.
         prototypes: Outputs of the projection head.
         shared_head: Whether patches answer by the same prototypes as class tokens; the release shares the teacher's alone by
             default and both in its recipes.
@@ -91,6 +92,7 @@ class CytoFMPretraining(Smears, Pretraining):
         width: int = WIDTH,
         depth: int = DEPTH,
         heads: int = HEADS,
+        start: Literal["normal", "xavier"] = "normal",
         prototypes: int = PROTOTYPES,
         shared_head: bool = True,
         head_width: int = 2048,
@@ -119,8 +121,11 @@ class CytoFMPretraining(Smears, Pretraining):
     ) -> None:
         head = Head(width, prototypes, patch_out=None if shared_head else prototypes, hidden=head_width,
                     bottleneck=bottleneck, fixed_length=fixed_length)  # fmt: skip
+        backbone = ViT(image_size, patch, width, depth, heads, drop_path=DROP_PATH)
+        if start == "normal":
+            initialise_normal(backbone)
         objective = IBOT(
-            ViT(image_size, patch, width, depth, heads, drop_path=DROP_PATH),
+            backbone,
             head,
             teacher_shares=True,
             patch_temperature=patch_temperature,
@@ -225,6 +230,7 @@ class CytoFM(Smears, BagClassification):
         if tile % patch:
             raise ValueError(f"patch {patch} must divide tile {tile}")
         if weights:
+            self.check_colours(weights)
             weights_files.load(self.vit, weights, weights_files.ibot_teacher)
 
     @property

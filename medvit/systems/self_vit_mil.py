@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from medvit import weights as weights_files
 from medvit.codes import labels_of
 from medvit.data.slides import Cutting
-from medvit.nets.dino import DINO, Head
+from medvit.nets.dino import DINO, Head, initialise_normal
 from medvit.nets.mil import DSMIL
 from medvit.nets.vit import ViT
 from medvit.tasks.bags import BagClassification
@@ -45,6 +45,7 @@ class SelfViTMILPretraining(Slides, Pretraining):
         width: Channels of a token.
         depth: Blocks.
         heads: Attention heads.
+        start: How the ViT begins: ``normal`` as in DINO's release, ``xavier`` with sin-cos positions as in MAE's.
         prototypes: Outputs of the projection head.
         head_width: Channels of its hidden layers.
         bottleneck: Channels before its last layer.
@@ -77,6 +78,7 @@ class SelfViTMILPretraining(Slides, Pretraining):
         width: int = 384,
         depth: int = 12,
         heads: int = 6,
+        start: Literal["normal", "xavier"] = "normal",
         prototypes: int = 65_536,
         head_width: int = 2048,
         bottleneck: int = 256,
@@ -97,6 +99,8 @@ class SelfViTMILPretraining(Slides, Pretraining):
         weights: Path | None = None,
     ) -> None:
         backbone = ViT(image_size, patch, width, depth, heads, drop_path=DROP_PATH)
+        if start == "normal":
+            initialise_normal(backbone)
         objective = DINO(
             backbone,
             Head(width, prototypes, hidden=head_width, bottleneck=bottleneck),
@@ -193,6 +197,7 @@ class SelfViTMIL(Slides, BagClassification):
         if tile % patch:
             raise ValueError(f"patch {patch} must divide tile {tile}")
         if weights:
+            self.check_colours(weights)
             weights_files.load(self.vit, weights, weights_files.dino_backbone)
 
     @property

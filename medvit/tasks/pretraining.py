@@ -1,5 +1,6 @@
 """Self-supervised pre-training: an objective looks at unlabelled views."""
 
+import logging
 from typing import Any, ClassVar
 
 import torch
@@ -10,6 +11,8 @@ from medvit.data.batch import Batch
 from medvit.nets.objective import Objective, cosine
 from medvit.optim import clip_each, decay_by, decay_groups, scaled_lr
 from medvit.tasks.system import System
+
+log = logging.getLogger(__name__)
 
 
 class Pretraining(System):
@@ -65,6 +68,13 @@ class Pretraining(System):
                          prog_bar=name == "loss")  # fmt: skip
         loss: Tensor = told["loss"]
         return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Warn of what the objective finds wrong with the epoch's means; the training goes on."""
+        means = {name.removeprefix("train/"): float(value) for name, value in self.trainer.callback_metrics.items()
+                 if name.startswith("train/")}  # fmt: skip
+        if said := self.objective.trouble(means):
+            log.warning("epoch %d: %s", self.current_epoch + 1, said)
 
     @property
     def steps(self) -> int:

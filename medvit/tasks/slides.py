@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -29,12 +30,12 @@ from medvit.data.slides import (
     shown_mpp,
     shown_shape,
 )
-from medvit.errors import Skipped, Unanswered
+from medvit.errors import MedvitError, Skipped, Unanswered
 from medvit.guard import LIMITS, Duty, Limits, Pool, Reply
 from medvit.image import Fit, Image, Tiling
 from medvit.nets.vit import ViT
 from medvit.tasks.system import System
-from medvit.weights import state_digest
+from medvit.weights import read_own, state_digest
 
 
 class Slides(System):
@@ -143,6 +144,23 @@ class Slides(System):
         """Pixels (..., 3, H, W) of 0 to 255 as the encoder sees them."""
         mean, std = (pixels.new_tensor(three, dtype=torch.float32)[:, None, None] for three in (self.mean, self.std))
         return (pixels.float() / 255 - mean) / std
+
+    def check_colours(self, weights: Path) -> None:
+        """Refuse weights that say they were trained on colours normalised by other numbers; published ones do not say.
+
+        Raises:
+            MedvitError: With both numbers.
+        """
+        try:
+            card, _ = read_own(weights)
+        except MedvitError:
+            return
+        for name, own in (("mean", self.mean), ("std", self.std)):
+            theirs = card["arguments"].get(name)
+            if theirs is not None and not np.allclose(theirs, own):
+                raise MedvitError(
+                    f"system.{name} is {list(own)}, but {weights} were trained with {list(theirs)}. Give the same in both."
+                )
 
     @property
     def encoder_name(self) -> str:

@@ -226,6 +226,30 @@ def test_each_kind_of_collapse_is_seen() -> None:
     assert watch(torch.ones(64, 16) + 1e-3 * features, sharp, centre)["feature_std"] < 0.01
 
 
+@pytest.mark.parametrize(
+    ("measured", "said"),
+    [
+        ({"teacher_entropy": 0.99, "batch_entropy": 0.99, "feature_std": 0.2}, "flat answer"),
+        ({"teacher_entropy": 0.01, "batch_entropy": 0.01, "feature_std": 0.2}, "One prototype"),
+        ({"teacher_entropy": 0.5, "batch_entropy": 0.9, "feature_std": 0.01}, "nearly alike"),
+    ],
+)
+def test_each_kind_of_collapse_is_told_with_what_helps(measured: dict[str, float], said: str) -> None:
+    net = tiny()
+    net.progress = 0.5
+    assert said in net.trouble(measured)
+    assert net.trouble({"teacher_entropy": 0.8, "batch_entropy": 0.9, "feature_std": 0.4}) == ""
+    assert net.trouble({}) == ""
+
+
+def test_every_training_may_be_flat_at_its_beginning() -> None:
+    net = tiny()
+    flat = {"teacher_entropy": 0.99, "batch_entropy": 0.99, "feature_std": 0.2}
+    assert net.trouble(flat) == ""
+    net.progress = 0.3
+    assert net.trouble(flat)
+
+
 def test_a_fresh_network_starts_as_in_the_release() -> None:
     torch.manual_seed(0)
     net = ViT(64, 8, 64, 2, 2)

@@ -12,6 +12,7 @@ import openslide
 import pytest
 from PIL import Image
 
+from medvit import budgets
 from medvit.errors import MedvitError, Rejected
 from medvit.readers.slide import Slide, read_mpp_table
 from medvit.readers.slide_files import over_white
@@ -306,6 +307,14 @@ def test_a_closed_slide_opens_again_when_it_is_read(pyramid: Path) -> None:
 
 
 # Real slides
+
+
+def test_a_slide_larger_than_any_film_may_be_is_read_by_seeking(pyramid: Path) -> None:
+    tile = Slide(pyramid).read((100, 60), 64, 1.0)
+    with pyramid.open("r+b") as file:
+        file.truncate(3 * budgets.GIB)  # sparse: nothing of it lies on the disk
+    assert pyramid.stat().st_size > budgets.FILE_BYTES
+    assert np.array_equal(Slide(pyramid).read((100, 60), 64, 1.0), tile)
 
 
 @real

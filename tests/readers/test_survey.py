@@ -13,6 +13,7 @@ from pydicom.data import get_testdata_file
 from raw import BIG, DEFLATED, EXPLICIT, IMPLICIT, element, film
 
 from medvit import budgets
+from medvit.case import WHOLE_SLIDE
 from medvit.errors import Rejected, Skipped
 from medvit.readers.survey import KNOWN_SYNTAXES, MODALITIES, read_facts, read_header, survey
 
@@ -147,6 +148,16 @@ def test_a_deflated_data_set_may_inflate_to_its_budget_and_no_further(write, mon
 def test_a_file_larger_than_its_budget_is_not_read(write, monkeypatch) -> None:
     path = write(film())
     monkeypatch.setattr(budgets, "FILE_BYTES", path.stat().st_size - 1)
+    assert refused(path) == "file_budget"
+    with pytest.raises(Rejected, match="allowed"):
+        survey(path)
+
+
+def test_a_dicom_slide_may_be_larger_than_any_film_but_not_than_a_slide(write, monkeypatch) -> None:
+    path = write(film({"SOPClassUID": WHOLE_SLIDE, "Modality": "SM"}))
+    monkeypatch.setattr(budgets, "FILE_BYTES", path.stat().st_size - 1)
+    assert read_header(path)["sop_class"] == WHOLE_SLIDE
+    monkeypatch.setattr(budgets, "SLIDE_BYTES", path.stat().st_size - 1)
     assert refused(path) == "file_budget"
 
 

@@ -10,6 +10,7 @@ from medvit.errors import MedvitError
 from medvit.nets.mil import ABMIL
 from medvit.nets.vit import ViT
 from medvit.systems.cytofm import CytoFM, CytoFMPretraining, chances
+from medvit.systems.self_vit_mil import SelfViTMILPretraining
 
 TINY = {"tile": 32, "image_size": 32, "patch": 8, "width": 24, "depth": 2, "heads": 3}
 
@@ -60,6 +61,25 @@ def test_a_flat_file_and_our_own_pre_training_are_taken(tmp_path: Path) -> None:
     net = ViT(32, 8, 24, 2, 3)
     weights.load(net, path, weights.ibot_teacher)
     assert torch.equal(net.cls_token, own.encoder.cls_token)
+
+
+def test_weights_trained_on_otherwise_normalised_colours_are_refused(tmp_path: Path) -> None:
+    own = CytoFMPretraining(**TINY, prototypes=16, head_width=16, bottleneck=8, mean=(0.8, 0.8, 0.8))
+    card = {"arguments": {"mean": [0.8, 0.8, 0.8], "std": list(own.std)}}
+    torch.save({"state_dict": own.state_dict(), "medvit": card}, tmp_path / "own.ckpt")
+    with pytest.raises(MedvitError, match=r"system.mean is \[0.485.*trained with \[0.8, 0.8, 0.8\]"):
+        CytoFM(["malignant"], **TINY, weights=tmp_path / "own.ckpt")
+    CytoFM(["malignant"], **TINY, weights=tmp_path / "own.ckpt", mean=(0.8, 0.8, 0.8))
+
+
+@pytest.mark.parametrize("kind", [CytoFMPretraining, SelfViTMILPretraining])
+def test_pre_training_starts_as_dino_does_or_as_mae_does(kind: type[CytoFMPretraining | SelfViTMILPretraining]) -> None:
+    size = {"image_size": 32, "patch": 8, "width": 96, "depth": 2, "heads": 3, "tile": 32, "prototypes": 16}
+    for start, spread in (("normal", 0.02), ("xavier", 0.072)):
+        system = kind(**size, head_width=16, bottleneck=8, start=start)
+        for vit in (system.objective.student.backbone, system.encoder):
+            assert vit.blocks[0].attn.qkv.weight.std().item() == pytest.approx(spread, rel=0.1)
+            assert (vit.pos_embed.std() > 0.1) == (start == "xavier")
 
 
 def test_tiles_become_class_tokens() -> None:

@@ -1,5 +1,6 @@
 """Pre-training: the objective is told where it stands, before, between and after every optimiser step."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,16 @@ def test_measures_of_one_value_are_logged_and_pictures_are_not(tmp_path) -> None
     trainer = train(Distillation(Told(), **SETTINGS), tmp_path, epochs=1)
     assert {"train/loss", "train/spread"} <= trainer.callback_metrics.keys()
     assert "train/picture" not in trainer.callback_metrics
+
+
+def test_what_the_objective_finds_wrong_with_an_epochs_means_is_logged(tmp_path, caplog) -> None:
+    class Worried(Told):
+        def trouble(self, means: Mapping[str, float]) -> str:
+            return f"The spread is {means['spread']:.1f}." if self.progress > 0.5 else ""
+
+    train(Distillation(Worried(), **SETTINGS), tmp_path, epochs=2)
+    warned = [record.getMessage() for record in caplog.records if record.name == "medvit.tasks.pretraining"]
+    assert warned == ["epoch 2: The spread is 0.0."]
 
 
 def test_rate_and_weight_decay_follow_their_schedules(tmp_path) -> None:
