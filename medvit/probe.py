@@ -12,16 +12,16 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image as Pillow
 from torch import Tensor
 
 from medvit import NOTICE
 from medvit.atomic import write_text
 from medvit.case import Case
-from medvit.data.cell_tables import CellKind, Pixels, centre_of, check_stains, class_of, read_cells, read_picture
+from medvit.data.cell_tables import CellKind, Pixels, centre_of, check_stains, class_of, read_cells
 from medvit.errors import MedvitError, Rejected
 from medvit.evaluate.probe import linear_probe, neighbours, score
 from medvit.readers.cells import corners_of
+from medvit.readers.sheet import middle, read_picture
 from medvit.tasks.smears import Smears
 from medvit.tasks.system import System
 
@@ -126,11 +126,7 @@ def cell_pixels(system: Smears, case: Case) -> Pixels:
         slide = system.slide_of(case)
         (corner,) = corners_of(slide, np.array([centre]), cutting.tile * cutting.mpp)
         return cutting.read(slide, (int(corner[0]), int(corner[1])), cutting.mpp)
-    picture = Pillow.fromarray(read_picture(case.files[0]))
-    side = min(picture.size)
-    left, top = (picture.width - side) / 2, (picture.height - side) / 2
-    box = (left, top, left + side, top + side)
-    return np.asarray(picture.resize((cutting.tile, cutting.tile), Pillow.Resampling.BICUBIC, box=box))
+    return middle(read_picture(case.files[0]), cutting.tile)
 
 
 def _described(system: Smears, pixels: Sequence[Pixels]) -> Tensor:

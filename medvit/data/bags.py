@@ -55,8 +55,8 @@ class Bags(LightningDataModule):
 
     Args:
         table: A CSV with a row a slide: ``path, patient_id, split`` (train, val, test) and a column a finding; or the folder of
-            Camelyon16.
-        kind: Which of these it is.
+            Camelyon16; or such a CSV with a row a picture of a cell.
+        kind: Which of these it is; see `medvit.data.slide_tables.read_slides`.
         features: Folder with the feature files (``<slide>.h5``) that `medvit embed` made with this system's encoder; without
             it the slides are described now.
         folds: Into how many parts patients are dealt for cross-validation; 1 keeps the splits of the table.

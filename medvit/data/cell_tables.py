@@ -15,10 +15,9 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image as Pillow
 
-from medvit.case import DAMAGE, PICTURES, SPLITS, Case, check_files, check_patients, pseudonym, read_csv
-from medvit.errors import MedvitError, Rejected
+from medvit.case import PICTURES, SPLITS, Case, check_files, check_patients, pseudonym, read_csv
+from medvit.errors import MedvitError
 
 log = logging.getLogger(__name__)
 
@@ -192,19 +191,3 @@ def _check_classes(path: Path, found: Sequence[str], wanted: Sequence[str]) -> N
 
 def _one_hot(case: Case, classes: Sequence[str]) -> Case:
     return replace(case, labels={name: case.labels.get(name, 0.0) for name in classes})
-
-
-def read_picture(file: Path) -> Pixels:
-    """The pixels (H, W, 3) of a picture of one cell.
-
-    Raises:
-        Rejected: For one that cannot be decoded or is of one colour.
-    """
-    try:
-        with Pillow.open(file, formats=("PNG", "JPEG", "BMP", "TIFF")) as picture:
-            pixels = np.asarray(picture.convert("RGB"))
-    except (Pillow.DecompressionBombError, *DAMAGE) as error:
-        raise Rejected("undecodable", f"The picture cannot be decoded ({type(error).__name__}).") from error
-    if (pixels == pixels[:1, :1]).all():
-        raise Rejected("one_colour", "It is of one colour: no cell is on it.")
-    return pixels

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -10,7 +11,7 @@ from medvit.errors import MedvitError
 
 log = logging.getLogger(__name__)
 
-SlideKind = Literal["medvit", "camelyon16"]
+SlideKind = Literal["medvit", "camelyon16", "pictures"]
 VAL_SHARE = 0.1  # of Camelyon16's training slides; ours, the release selects on its test list
 REFERENCE = {"normal": 0.0, "tumor": 1.0}
 # Corrections of Camelyon16 that its users agree on: https://camelyon17.grand-challenge.org/Data and eva's documentation.
@@ -25,7 +26,8 @@ def read_slides(
     """The slides of a data set.
 
     Args:
-        kind: ``medvit``: a CSV, see `medvit.case.read_table`; ``camelyon16``: the folder of that set.
+        kind: ``medvit``: a CSV, see `medvit.case.read_table`; ``camelyon16``: the folder of that set;
+            ``pictures``: such a CSV with a row a picture of a cell, of which those of a patient are one bag.
         table: The CSV or the folder.
         labels: Findings to read.
         folds: Into how many parts patients are dealt; 1 leaves the splits of the set.
@@ -38,6 +40,8 @@ def read_slides(
         MedvitError: For what the reader refuses, and for a fold that is not there.
     """
     splits = read_camelyon16(table, labels) if kind == "camelyon16" else read_table(table, labels)
+    if kind == "pictures":
+        splits = {split: by_patient(table, cases) for split, cases in splits.items()}
     return splits if folds == 1 else folded(splits, folds, fold, labels)
 
 
@@ -50,6 +54,29 @@ def folded(splits: Mapping[str, Sequence[Case]], folds: int, fold: int, labels: 
     if not 0 <= fold < folds or folds < 3:
         raise MedvitError(f"data.fold is {fold} of data.folds {folds}; there must be at least 3, counted from 0.")
     return dealt([case for cases in splits.values() for case in cases], folds, fold, labels)
+
+
+def by_patient(table: Path, cases: Sequence[Case]) -> list[Case]:
+    """Pictures of cells as bags, one a patient, in the order of their first rows; a picture of nobody is a bag of its own.
+
+    Raises:
+        MedvitError: When the rows of a patient differ in their labels.
+    """
+    bags: dict[str, list[Case]] = {}
+    for case in cases:
+        bags.setdefault(case.patient or case.uid, []).append(case)
+    made = []
+    for who, own in bags.items():
+        if any(case.labels != own[0].labels for case in own):
+            raise MedvitError(
+                f"{table}: the pictures of patient {who} have different labels; a bag has one answer. Give all rows of "
+                "a patient the same."
+            )
+        files = tuple(case.files[0] for case in own)
+        made.append(
+            replace(own[0], uid=f"pictures of {who} in {table.resolve()}", files=files, header={"bag": "pictures"})
+        )
+    return made
 
 
 def dealt(cases: Sequence[Case], folds: int, fold: int, labels: Sequence[str] = ()) -> dict[str, list[Case]]:

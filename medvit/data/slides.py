@@ -15,6 +15,7 @@ from medvit.data.features import Grid
 from medvit.errors import MedvitError, Rejected
 from medvit.guard import Duty, Reply
 from medvit.image import Tiling
+from medvit.readers.sheet import Sheet
 from medvit.readers.slide import Slide, read_mpp_table
 from medvit.readers.stain import normalise_stain
 from medvit.readers.tiles import Tiles, find_tiles, map_tissue
@@ -57,6 +58,8 @@ class Resolution:
         Raises:
             Rejected: When it cannot be read, or nobody says its resolution.
         """
+        if case.header.get("bag") == "pictures":
+            return Sheet(case.files)
         return Slide(case.files[0], self.of(case), self.default)
 
 

@@ -1,4 +1,4 @@
-"""How smears are cut: a crop around every cell, or a grid where cells are, each at a focal plane."""
+"""How smears are cut: a crop around every cell, or a grid where cells are, each at a focal plane; and pictures of cells."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,6 +10,7 @@ from medvit.data.slides import MASK_SIDE, Cutting, thinned
 from medvit.errors import MedvitError
 from medvit.image import Tiling
 from medvit.readers.cells import Layout, find_cells, map_cells
+from medvit.readers.sheet import SIDE, Sheet
 from medvit.readers.slide import Slide
 from medvit.readers.tiles import Tiles
 
@@ -50,6 +51,8 @@ class CellCutting(Cutting):
         Raises:
             Rejected: When it has no cells.
         """
+        if isinstance(slide, Sheet):
+            return self._plan_pictures(slide)
         mask, centres = map_cells(slide)
         tiles = find_cells(
             slide, self.tile, self.mpp, layout=self.layout, min_cells=self.min_tissue, cells=(mask, centres)
@@ -77,6 +80,20 @@ class CellCutting(Cutting):
         if slide.notes:
             origin["notes"] = " ".join(slide.notes)
         return tiles, tiling, origin
+
+    def _plan_pictures(self, sheet: Sheet) -> tuple[Tiles, Tiling, dict[str, str]]:
+        """Every picture of a patient is a tile."""
+        kept = thinned(len(sheet.files), self.most)
+        corners = sheet.corners[kept]
+        tiles = Tiles(corners, np.ones(len(kept), np.float32), self.tile, SIDE / self.tile, SIDE / self.tile, 0, SIDE)
+        said = f"{len(kept)} pictures of cells, as {self.tile} px"
+        origin = {
+            "reader": sheet.reader,
+            "mpp_source": sheet.mpp_source,
+            "tiles": said if len(kept) == len(sheet.files) else f"{said}, evenly spaced among {len(sheet.files)}",
+        }
+        everywhere = np.ones((sheet.size[1] // SIDE, sheet.columns), np.bool_)
+        return tiles, Tiling(corners, SIDE, sheet.size, sheet.mpp, (0, 0), everywhere), origin
 
     def read(self, slide: Slide, corner: tuple[int, int], mpp: float) -> Pixels:
         """A tile at its focal plane, its stain normalised where that is asked for and its colours allow it.

@@ -54,7 +54,7 @@ class SlideTiles(LightningDataModule):
     """Tiles of the slides of a table, drawn anew in every epoch and shuffled over all slides.
 
     Args:
-        table: A CSV of ``path, patient_id, split`` (see `Bags`), or the folder of Camelyon16.
+        table: A CSV of ``path, patient_id, split``, or the folder of Camelyon16 (see `Bags`).
         kind: Which of these it is.
         tiles_a_slide: Tiles drawn of each slide in an epoch, with repetition only where it has fewer; 0: all of them once.
         batch_size: Tiles a step on each device.

@@ -22,13 +22,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from torch import Tensor
 
-from medvit.data.cell_tables import read_picture
 from medvit.data.crops import Crops
 from medvit.evaluate.probe import balanced_accuracy, linear_probe, neighbours, score
 from medvit.nets.dino import Head
 from medvit.nets.ibot import IBOT
 from medvit.nets.vit import ViT
 from medvit.optim import clip_each, decay_groups
+from medvit.readers.sheet import read_picture
 
 DATA = Path(__file__).resolve().parents[3] / "shared/data/cytology"
 SIDE, PATCH, WIDTH, DEPTH, HEADS = 48, 8, 96, 4, 3

@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from medvit.case import Case
-from medvit.data.cell_tables import centre_of, check_stains, class_of, read_cells, read_picture
+from medvit.data.cell_tables import centre_of, check_stains, class_of, read_cells
 from medvit.errors import MedvitError, Rejected
+from medvit.readers.sheet import read_picture
 
 
 def picture(path: Path, colour: tuple[int, int, int] = (200, 120, 160)) -> Path:
