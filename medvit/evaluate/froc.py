@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from monai.metrics import compute_froc_curve_data, compute_froc_score
-from monai.metrics.froc import compute_fp_tp_probs_nd
+from monai.metrics.froc import compute_fp_tp_probs_nd, compute_froc_curve_data, compute_froc_score
 from monai.transforms.post.array import ProbNMS
 from numpy.typing import NDArray
 from scipy.ndimage import binary_fill_holes, distance_transform_edt, find_objects

@@ -16,7 +16,7 @@ from medvit.errors import MedvitError, Rejected
 from medvit.readers.slide import Slide
 from medvit.readers.slide_files import Pixels
 from medvit.readers.tiles import Tiles, TissueMap, find_tiles
-from medvit.readers.tissue import Mask, find_pen, otsu
+from medvit.readers.tissue import Mask, find_pen, on_dark_ground, otsu
 
 Layout = Literal["cells", "grid"]
 
@@ -90,7 +90,7 @@ def map_cells(slide: Slide, mpp: float = FIND_MPP) -> tuple[TissueMap, NDArray[n
     if unread.all():
         raise Rejected("tiles", "None of its pixels can be decoded.")
     nuclei = find_nuclei(picture, used)
-    if not len(nuclei.centres):
+    if not len(nuclei.centres) or on_dark_ground(picture.astype(np.float32) / 255):
         raise Rejected(
             "no_cells",
             "No cell is found on it: an empty smear, a picture of one colour, or a stain without dark nuclei on bright glass.",

@@ -22,6 +22,11 @@ SPECK_UM = 60.0  # diameter of what is too small to be tissue
 HOLE_UM = 60.0  # diameter of a hole that is filled; larger ones are lumen or fat
 PEN_RIM_UM = 40.0
 FAINT_INK = 0.02
+BLACK, PALE, PALE_PERCENTILE = (
+    0.2,
+    0.5,
+    99,
+)  # brightness of a dark ground; the least of all three colours, where it is highest
 
 
 def find_tissue(picture: Pixels, mpp: float) -> Mask:
@@ -38,6 +43,8 @@ def find_tissue(picture: Pixels, mpp: float) -> Mask:
         (H, W), True on tissue.
     """
     smooth = ndimage.uniform_filter(picture.astype(np.float32) / 255, (3, 3, 0), mode="nearest")  # (H, W, 3)
+    if on_dark_ground(smooth):
+        return np.zeros(smooth.shape[:2], np.bool_)
     colour = smooth.max(-1) - smooth.min(-1)  # saturation times brightness: steady where it is dark
     grey = smooth.mean(-1)
     glass = float(np.clip(np.percentile(grey, GLASS_PERCENTILE), *GLASS_RANGE))
@@ -49,6 +56,15 @@ def find_tissue(picture: Pixels, mpp: float) -> Mask:
     tissue = ndimage.binary_opening(tissue, iterations=1) if min(tissue.shape) > 8 else tissue
     tissue = _without_small(tissue, SPECK_UM, mpp)
     return ~_without_small(~tissue, HOLE_UM, mpp)
+
+
+def on_dark_ground(picture: Plane) -> bool:
+    """Whether a picture (H, W, 3) in [0, 1] is black for the most part and nowhere whitish: fluorescence, no stain on glass.
+
+    A scan of a stain with much black around it has bright glass or pale tissue somewhere.
+    """
+    pale = np.percentile(picture.min(-1), PALE_PERCENTILE)
+    return bool(np.median(picture.mean(-1)) < BLACK and pale < PALE)
 
 
 def find_pen(picture: Plane, mpp: float) -> Mask:

@@ -192,6 +192,33 @@ def test_a_dark_ground_gives_no_tissue() -> None:
     assert not find_tissue(pixels, 8.0).any()
 
 
+@pytest.mark.parametrize("light", [(30, 40, 250), (20, 220, 30), (230, 20, 25)])
+def test_coloured_light_on_a_dark_ground_is_no_tissue(light: tuple[int, int, int]) -> None:
+    v, u = np.mgrid[0:300, 0:300]
+    pixels = np.full((300, 300, 3), (2, 2, 6), np.uint8)
+    pixels[np.hypot(u - 150, v - 150) < 90] = light
+    assert not find_tissue(pixels, 8.0).any()
+
+
+def test_tissue_with_much_black_around_its_scan_is_found() -> None:
+    pixels = np.zeros((600, 800, 3), np.uint8)
+    scanned = section(400, 300)
+    v, u = np.mgrid[0:300, 0:400]
+    scanned[:], reach = GLASS, np.hypot(u - 200, v - 150)
+    scanned[reach < 100] = PINK
+    pixels[150:450, 200:600] = scanned
+    found = find_tissue(pixels, 8.0)[150:450, 200:600]
+    assert found[reach < 90].mean() > 0.95
+
+
+@pytest.mark.real
+@pytest.mark.skipif(not SMALL_REGION.is_file(), reason="../shared/data/wsi is absent")
+def test_a_real_slide_of_fluorescence_has_no_tissue() -> None:
+    with pytest.raises(Rejected) as caught:
+        map_tissue(Slide(next(SMALL_REGION.parent.glob("*.ndpi"))), 64.0)
+    assert caught.value.reason == "no_tissue"
+
+
 def test_otsu_parts_two_values_and_survives_one() -> None:
     assert 0.2 < otsu(np.array([[0.2] * 50 + [0.7] * 30], np.float32)) <= 0.7
     assert 0 <= otsu(np.full((4, 4), 0.3, np.float32)) <= 1
