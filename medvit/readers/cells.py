@@ -90,7 +90,7 @@ def map_cells(slide: Slide, mpp: float = FIND_MPP) -> tuple[TissueMap, NDArray[n
     if unread.all():
         raise Rejected("tiles", "None of its pixels can be decoded.")
     nuclei = find_nuclei(picture, used)
-    if not len(nuclei.centres) or on_dark_ground(picture.astype(np.float32) / 255):
+    if not len(nuclei.centres) or on_dark_ground(picture.astype(np.float32) / np.float32(255)):
         raise Rejected(
             "no_cells",
             "No cell is found on it: an empty smear, a picture of one colour, or a stain without dark nuclei on bright glass.",
