@@ -117,7 +117,9 @@ def leave(
     if finished:
         told["counts"] = {"inputs": len(records), "ok": len(records)}
     (out / "run.json").write_text(json.dumps(told))
-    (out / "records.jsonl").write_text("".join(f"{json.dumps(one)}\n" for one in records))
+    part = out / "records.part"
+    part.write_text("".join(f"{json.dumps(one)}\n" for one in records))
+    part.replace(out / "records.jsonl")  # as `predict` does: readers see the old file or the new one
 
 
 class App:

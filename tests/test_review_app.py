@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from review_runs import LABELS, leave_films
+from review_runs import LABELS, leave, leave_films
 
 from apps.review.desk import Settings
 from apps.review.runs import NONE, Run, locate
@@ -14,7 +14,7 @@ from apps.review.store import Store
 pytest.importorskip("streamlit")
 from streamlit.testing.v1 import AppTest
 
-from apps.review.worklist import SORTS, Chosen, lines
+from apps.review.worklist import SORTS, Chosen, lines, unlike
 
 SCRIPT = Path(__file__).parents[1] / "apps/review/app.py"
 ANSWERS = ((0.9, 0.2, 0.6), (0.1, 0.2, 0.3), (0.55, 0.95, 0.1))
@@ -193,6 +193,10 @@ def test_a_record_that_is_written_while_the_list_is_open_appears(out):
 def test_the_list_filters_and_sorts_by_what_was_asked(out):
     run = Run(out).refresh()
     store = Store(out)
+    lines_of = [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
+    lines_of[2]["distance"] = {"value": 7.25, "limit": 4.5, "far": True}
+    leave(out, "ThoraxMAE", lines_of)
+    assert unlike(run.refresh().rows[lines_of[2]["case"]]) == "unlike the training cases (distance 7.25, far from 4.50)"
     from apps.review.readings import Board
 
     runs, boards = {run.key: run}, {run.key: Board(store)}
@@ -204,7 +208,7 @@ def test_the_list_filters_and_sorts_by_what_was_asked(out):
     assert listed() == [2, 0, 1] and listed(sort=SORTS[1]) == [1, 0, 2]
     assert listed(sort=SORTS[2]) == [1, 0, 2] and listed(sort=SORTS[4]) == sorted(range(3), key=cases.__getitem__)
     assert listed(positive=True) == [2, 0] and listed(finding="Nodule", positive=True) == [0]
-    assert listed(search=cases[1][:6]) == [1]
+    assert listed(search=cases[1][:6]) == [1] and listed(unlike=True) == [2]
     store.append("anna", "decision", cases[1], NONE, {"verdict": "accept", "reading": "absent"})
     boards[run.key].refresh()
     assert listed(state="read") == [1] and listed(state="not read") == [2, 0]

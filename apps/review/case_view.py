@@ -13,6 +13,7 @@ from apps.review.readings import WORDS, Decision
 from apps.review.runs import BOX, NONE, Row, Run
 from apps.review.tables import plain
 from apps.review.viewers import viewer
+from apps.review.worklist import Chosen, lines, unlike
 
 if TYPE_CHECKING:
     from apps.review.shell import Visit
@@ -34,7 +35,7 @@ def show(visit: "Visit") -> None:
     standing = board.of(row.case, visit.person.name)
     own = [name for name, _ in board.masks(row.case, visit.person.name)]
     finding = _chosen(run, row, standing, hidden, own)
-    _line(visit, run, row, queue, place)
+    _line(visit, run, row, queue, place, hidden)
     left, right = st.columns([2, 1], gap="small")
     with left:
         _picture(visit, run, row, finding, hidden, queue, place)
@@ -61,8 +62,6 @@ def _queue(visit: "Visit", run: Run, row: Row) -> tuple[list[tuple[str, str]], i
     queue = st.session_state.get("queue")
     here = (run.key, row.case)
     if not queue or here not in queue:
-        from apps.review.worklist import Chosen, lines
-
         found = lines(visit.desk.runs, visit.desk.boards, Chosen((run.key,)), visit.person.name, visit.settings.blind)
         queue = [(line.run.key, line.row.case) for line in found]
         st.session_state["queue"] = queue
@@ -92,7 +91,7 @@ def _chosen(run: Run, row: Row, standing: Mapping[str, Decision], hidden: bool, 
     return str(chosen)
 
 
-def _line(visit: "Visit", run: Run, row: Row, queue: list[tuple[str, str]], place: int) -> None:
+def _line(visit: "Visit", run: Run, row: Row, queue: list[tuple[str, str]], place: int, hidden: bool) -> None:
     """Which case this is, and the way to its neighbours."""
     from apps.review.shell import go
 
@@ -101,7 +100,7 @@ def _line(visit: "Visit", run: Run, row: Row, queue: list[tuple[str, str]], plac
     columns = st.columns([7, 1.3, 1.2, 0.8], vertical_alignment="center")
     columns[0].html(
         f'<div class="medvit-line" data-testid="case-line"><b>case {plain(row.case)}</b> · {plain(_what(run, row, facts))}'
-        f" · {plain(side(facts).partition(',')[0])} · {plain(series(row, facts))} · {plain(spacing(row))}"
+        f"{_far(row, hidden)} · {plain(side(facts).partition(',')[0])} · {plain(series(row, facts))} · {plain(spacing(row))}"
         + (f'<br><span class="soft">{identity}</span>' if identity else "")
         + "</div>"
     )
@@ -112,6 +111,13 @@ def _line(visit: "Visit", run: Run, row: Row, queue: list[tuple[str, str]], plac
         column.button(said, key=f"step{step}", shortcut=key, on_click=go, kwargs={"view": "case", **where}, disabled=not inside,
                       width="stretch", help="previous case" if step < 0 else "next case")  # fmt: skip
     columns[3].html(f'<div class="medvit-line soft" style="text-align:right">{place + 1} of {len(queue)}</div>')
+
+
+def _far(row: Row, hidden: bool) -> str:
+    """A warning where the case is unlike those that the system learned from."""
+    if hidden or row.distance is None or not row.distance.far:
+        return ""
+    return f' · <b style="color:#e69f00">! {plain(unlike(row))}</b>'
 
 
 def _what(run: Run, row: Row, facts: Mapping[str, Any]) -> str:

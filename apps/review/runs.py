@@ -29,6 +29,14 @@ class Said(NamedTuple):
     positive: bool
 
 
+class Distance(NamedTuple):
+    """How far a case lies from those that the system learned from, and from where on that is far."""
+
+    value: float
+    limit: float
+    far: bool
+
+
 class Mask(NamedTuple):
     """What a system outlined: its own score of it, and what is told of it."""
 
@@ -46,7 +54,7 @@ class Row(NamedTuple):
     header: Mapping[str, str]
     origin: Mapping[str, str]
     said: tuple[Said, ...]
-    ood: str  # "" where the run did not look whether the case is unlike those it learned from
+    distance: Distance | None  # from the training cases; None where the run did not look
     positive: tuple[Said, ...]  # what the AI holds for present
     strongest: Said | None  # the positive finding of the highest probability; else the most probable one
     masks: tuple[Mask, ...] = ()  # for systems that outline; their scores stand as probabilities, without a threshold
@@ -221,7 +229,9 @@ def _row(line: bytes) -> Row | None:
             record["header"],
             record["origin"],
             said,
-            str(record.get("ood", "")),
+            Distance(float(far["value"]), float(far["limit"]), bool(far["far"]))
+            if (far := record.get("distance"))
+            else None,
             tuple(one for one in said if one.positive),
             max(said, key=lambda one: (one.positive, one.probability), default=None),
             masks,

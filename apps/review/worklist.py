@@ -68,7 +68,7 @@ def _shows(row: Row, chosen: Chosen, blind: bool) -> bool:
     """Whether what the AI says of a case is what was asked for; a blind reader cannot ask."""
     if blind:
         return True
-    if chosen.unlike and row.ood not in ("1", "true", "yes"):
+    if chosen.unlike and not (row.distance and row.distance.far):
         return False
     if chosen.finding == ANY:
         return not chosen.positive or bool(row.positive)
@@ -191,6 +191,14 @@ def _empty(visit: "Visit", running: bool) -> str:
     return "No case was answered in this run. report.html in its folder says what became of the inputs."
 
 
+def unlike(row: Row) -> str:
+    """How far a case lies from the training cases, in words; "" where the run did not look."""
+    if row.distance is None:
+        return ""
+    value, limit, far = row.distance
+    return f"{'unlike' if far else 'like'} the training cases (distance {value:.2f}, far from {limit:.2f})"
+
+
 def _shown(visit: "Visit", line: Line) -> dict[str, Any]:
     """A case as the browser shows it; nothing of the AI's answer where the reader is blind."""
     run, row, blind = line.run, line.row, visit.settings.blind
@@ -205,10 +213,11 @@ def _shown(visit: "Visit", line: Line) -> dict[str, Any]:
     }  # fmt: skip
     most = None if blind else row.strongest
     if most:
+        far = row.distance
         told |= {
             "finding": most.label.replace("_", " "), "positive": most.positive, "probability": most.probability,
             "threshold": most.threshold, "more": max(len(row.positive) - 1, 0),
-            "ood": "!  unlike" if row.ood in ("1", "true", "yes") else "–",
-            "ood_said": row.ood or "This run did not look whether cases are unlike those that the system was trained on.",
+            "ood": "–" if far is None else "!  unlike" if far.far else "as usual",
+            "ood_said": unlike(row) or "This run did not look whether cases are unlike those that the system learned from.",
         }  # fmt: skip
     return told
