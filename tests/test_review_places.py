@@ -67,6 +67,7 @@ def rested(page, wanted=lambda now: True):
         page.wait_for_timeout(150)
         now = settled(page, lambda now: now.get("loaded"))
         if now == before and wanted(now):
+            page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
             page.wait_for_timeout(400)
             return now
         before = now

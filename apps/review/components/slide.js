@@ -62,7 +62,7 @@ export default (component) => mounted(component, (root) => {
       pen.globalAlpha = 1;
     }
     if (at) measured(at, box, ratio);
-    root.dataset.state = JSON.stringify({ case: state.shownCase || "", ...(at || {}), attention: !!name && state.on, opacity: state.opacity, plane: state.plane, tiles: (state.tiles.x || []).length, loaded: !!state.drawn });
+    root.dataset.state = JSON.stringify({ case: state.shownCase || "", ...(at || {}), attention: !!name && state.on, opacity: state.opacity, plane: state.plane, tiles: (state.tiles.x || []).length, loaded: !!state.drawn && !!at && state.viewer.world.getItemAt(0).getFullyLoaded() && !state.viewer.world.needsDraw() });
   }
   function measured(at, box, ratio) {
     const known = state.slide.mpp_source !== "default", mpp = state.slide.mpp / at.scale;
@@ -115,8 +115,9 @@ export default (component) => mounted(component, (root) => {
       state.slide = told; focal();
       if (!state.viewer) {
         state.viewer = osd({ element: home, prefixUrl: "", showNavigationControl: false, showNavigator: true, navigatorPosition: "TOP_RIGHT", navigatorSizeRatio: 0.18, drawer: "canvas", animationTime: 0.3, maxZoomPixelRatio: 4, visibilityRatio: 0.5, preserveImageSizeOnResize: true, imageLoaderLimit: 6, crossOriginPolicy: false, gestureSettingsMouse: { clickToZoom: false } });
-        for (const event of ["update-viewport", "open", "resize", "animation-finish"]) state.viewer.addHandler(event, draw);
+        for (const event of ["update-viewport", "open", "resize", "animation-finish", "viewport-change"]) state.viewer.addHandler(event, draw);
         state.viewer.addHandler("tile-drawn", () => { state.drawn = true; });
+        state.viewer.addHandler("open", () => state.viewer.world.getItemAt(0).addHandler("fully-loaded-change", draw));
         state.viewer.innerTracker.keyHandler = null; state.viewer.innerTracker.keyDownHandler = null;
       }
       state.viewer.open(source()); state.shownCase = data.case; message.hidden = true;
