@@ -1,5 +1,6 @@
 """Runs as `medvit predict` leaves them, without a network; and the app started on them as a user does."""
 
+import atexit
 import json
 import os
 import re
@@ -132,6 +133,7 @@ class App:
         command = [sys.executable, "-m", "medvit", "review", *map(str, arguments), "--inputs", str(inputs),
                    "--port", str(self.port), "--workers", "1"]  # fmt: skip
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        atexit.register(self.process.kill)  # where a test fails before it closes the app
         self.links: dict[str, str] = {}
         assert self.process.stdout is not None
         said = []
