@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-FEW_TOKENS = 512  # the most whose attention weights (B, heads, N, N) may be kept for the backward pass
-IMAGES = 4  # whose attention weights stay in the cache while they are worked on
+MOST_TOKENS = 2048  # whose attention weights (B, heads, N, N) may be kept for the backward pass
+FEW_TOKENS = 512  # up to which the weights of `IMAGES` images stay in the cache while they are worked on; beyond, of one
+IMAGES = 4
 
 
 class Attention(nn.Module):
@@ -47,7 +48,8 @@ def split(qkv: Tensor, first: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def plain_is_faster(qkv: Tensor) -> bool:
     """Whether `PlainAttention` is: on CPUs torch's fused attention is slow in bfloat16, backwards still more."""
-    return qkv.is_cpu and qkv.dtype == torch.bfloat16 and qkv.shape[1] <= FEW_TOKENS
+    most = MOST_TOKENS if qkv.requires_grad else FEW_TOKENS
+    return qkv.is_cpu and qkv.dtype == torch.bfloat16 and qkv.shape[1] <= most
 
 
 class PlainAttention(torch.autograd.Function):
@@ -58,10 +60,10 @@ class PlainAttention(torch.autograd.Function):
         """(B, N, 3, h, d) -> (B, N - first, h, d)."""
         B, N, _, h, d = qkv.shape
         out, kept = qkv.new_empty(B, N - first, h, d), []
-        for images in range(0, B, IMAGES):
-            q, k, v = split(qkv[images : images + IMAGES], first)
+        for images in together(B, N):
+            q, k, v = split(qkv[images], first)
             weights = (q * d**-0.5 @ k.transpose(-2, -1).contiguous()).softmax(-1)  # (b, h, M, N)
-            out[images : images + IMAGES] = (weights @ v).transpose(1, 2)
+            out[images] = (weights @ v).transpose(1, 2)
             kept.append(weights)
         ctx.first = first
         ctx.save_for_backward(qkv, *kept)
@@ -74,8 +76,7 @@ class PlainAttention(torch.autograd.Function):
         back = torch.empty_like(qkv)
         back[:, : ctx.first, 0] = 0  # queries that did not ask
         scale = qkv.shape[-1] ** -0.5
-        for index, weights in enumerate(kept):
-            images = slice(index * IMAGES, (index + 1) * IMAGES)
+        for images, weights in zip(together(*qkv.shape[:2]), kept, strict=True):
             q, k, v = split(qkv[images], ctx.first)
             to_q, to_k, to_v = split(back[images], ctx.first)
             out = gradients[0][images].transpose(1, 2)  # (b, h, M, d)
@@ -85,3 +86,9 @@ class PlainAttention(torch.autograd.Function):
             to_k.copy_(to_scores.transpose(-2, -1) @ q * scale)
             to_v.copy_(weights.transpose(-2, -1) @ out)
         return back, None
+
+
+def together(images: int, tokens: int) -> list[slice]:
+    """Images that are worked on at a time, so that their weights stay in the cache."""
+    some = IMAGES if tokens <= FEW_TOKENS else 1
+    return [slice(first, first + some) for first in range(0, images, some)]

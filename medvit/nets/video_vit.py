@@ -124,10 +124,9 @@ class VideoViT(nn.Module):
             t = block(t, trace)
         return t if self.pool == "mean" else self.norm(t)
 
-    def encode_some(self, tubelets: Tensor, keep: Tensor) -> Tensor:
-        """Embed and encode only the tubelets (B, N, values) whose indices ``keep`` (B, n) names: (B, n, D)."""
-        shown = tubelets.gather(1, keep[..., None].expand(-1, -1, tubelets.shape[2]))
-        return self.encode(self.patch_embed(shown) + F.embedding(keep, self.table(tubelets.shape[1])))
+    def encode_some(self, tubelets: Tensor, places: Tensor, number: int) -> Tensor:
+        """Embed and encode some tubelets (B, n, values), at ``places`` (B, n) of so many in the clip: (B, n, D)."""
+        return self.encode(self.patch_embed(tubelets) + F.embedding(places, self.table(number)))
 
     def tokens(self, x: Tensor, trace: list[Tensor] | None = None) -> Tensor:
         """Tokens (B, N, D) of clips (B, C, T, H, W)."""

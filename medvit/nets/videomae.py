@@ -112,11 +112,15 @@ class VideoMAE(Objective):
         hidden = tube_masks(len(clips), grid, self.mask_ratio, region, clips.device)
         phases = torch.randint(PHASES, (len(clips),), device=clips.device)
         painted = running_cells(phases, grid) if self.masking == "dual" else None
-        told = self.measure((clips - self.mean) / self.std, clips, hidden, painted, region)
+        keep, places = chosen(~hidden), chosen(hidden if painted is None else painted)  # (B, V), (B, M)
+        tubelets = cut_tubelets(clips, self.encoder.tubelet, self.encoder.patch)  # (B, N, values)
+        seen = take(tubelets, keep).unflatten(2, (len(self.mean), -1))  # (B, V, C, t*p*p)
+        seen = ((seen - self.mean.flatten(1)) / self.std.flatten(1)).flatten(2)
+        told = self._paint(seen, keep, take(tubelets, places), places, hidden if region is None else hidden & region)
         return {"loss": told["loss"]}
 
     def measure(
-        self, clips: Tensor, unit: Tensor, hidden: Tensor, painted: Tensor | None = None, region: Tensor | None = None
+        self, clips: Tensor, unit: Tensor, hidden: Tensor, painted: Tensor | None = None
     ) -> Mapping[str, Tensor]:
         """The loss under given masks.
 
@@ -125,27 +129,29 @@ class VideoMAE(Objective):
             unit: The same in [0, 1]: what is painted.
             hidden: (B, N), True where the encoder sees nothing; as many of every clip.
             painted: (B, N), True where the decoder paints, as many of every clip; all that is hidden where not given.
-            region: (B, N), True where the loss counts; everywhere where not given.
 
         Returns:
             ``loss`` (), the ``prediction`` (B, M, values) and the ``target`` (B, M, values) of painted tubelets, a value's
             place counted by (frame, row, column, channel).
         """
-        B = len(clips)
-        painted = hidden if painted is None else painted
-        keep, places = chosen(~hidden), chosen(painted)  # (B, V), (B, M)
-        tubelets = cut_tubelets(clips, self.encoder.tubelet, self.encoder.patch)  # (B, N, values)
+        keep, places = chosen(~hidden), chosen(hidden if painted is None else painted)  # (B, V), (B, M)
+        seen, wanted = (cut_tubelets(x, self.encoder.tubelet, self.encoder.patch) for x in (clips, unit))
+        return self._paint(take(seen, keep), keep, take(wanted, places), places, hidden)
+
+    def _paint(self, seen: Tensor, keep: Tensor, wanted: Tensor, places: Tensor, counts: Tensor) -> Mapping[str, Tensor]:
+        """The loss of visible tubelets (B, V, values) at ``keep`` and painted ones (B, M, values) at ``places``.
+
+        ``counts`` (B, N) tells which of the painted tubelets the loss is of.
+        """
         positions = self.decoder_positions
-        if tubelets.shape[1] != len(positions):
-            positions = index_positions(positions.shape[1], tubelets.shape[1]).to(positions)
-        latent = self.encoder.encode_some(tubelets, keep)  # (B, V, D)
+        if counts.shape[1] != len(positions):
+            positions = index_positions(positions.shape[1], counts.shape[1]).to(positions)
+        latent = self.encoder.encode_some(seen, keep, counts.shape[1])  # (B, V, D)
         shown = self.encoder_to_decoder(latent) + F.embedding(keep, positions)
         prediction = self.decoder(shown, self.mask_token[0] + positions, places)
-        of_interest = take(cut_tubelets(unit, self.encoder.tubelet, self.encoder.patch), places)
-        target = self.target(of_interest)
+        target = self.target(wanted)
         errors = (prediction.float() - target).square().mean(dim=-1)  # (B, M)
-        counts = hidden if region is None else hidden & region
-        weight = counts.gather(1, places).reshape(B, -1)
+        weight = counts.gather(1, places)  # (B, M)
         loss = (errors * weight).sum() / weight.sum().clamp(min=1)
         return {"loss": loss, "prediction": prediction, "target": target}
 
@@ -153,8 +159,10 @@ class VideoMAE(Objective):
         """What tubelets (B, M, C*t*p*p) should become: each channel of each by its own mean and deviation."""
         channels = self.encoder.patch_embed.proj.in_channels
         by_channel = tubelets.float().reshape(*tubelets.shape[:-1], channels, -1)  # (B, M, C, t*p*p)
-        deviation, mean = torch.std_mean(by_channel, dim=-1, keepdim=True)  # unbiased
-        return ((by_channel - mean) / (deviation + SPREAD_EPS)).transpose(-2, -1).flatten(-2)
+        centred = by_channel - by_channel.mean(dim=-1, keepdim=True)
+        # unbiased; torch.std takes several times as long on a CPU
+        deviation = torch.linalg.vector_norm(centred, dim=-1, keepdim=True) / (centred.shape[-1] - 1) ** 0.5
+        return (centred / (deviation + SPREAD_EPS)).transpose(-2, -1).flatten(-2)
 
 
 def hidden_places(grid: Grid3, ratio: float) -> int:

@@ -24,6 +24,7 @@ MAGIC = (
     (0, b"\0\0\0\1", "h264"), (0, b"G", "mpegts"),
 )  # fmt: skip
 START = 12  # bytes that tell
+SEGMENT = b"\x18\x53\x80\x67"  # of Matroska: all that follows its head
 
 
 class Film(NamedTuple):
@@ -61,6 +62,8 @@ def read_video(file: BinaryIO, declared: int | None = None) -> Film:
     named = next((name for at, magic, name in MAGIC if start[at:].startswith(magic)), None)
     if named is None:
         raise Rejected("not_a_video", "It does not begin as an MP4, AVI, Matroska or MPEG video.")
+    if named == "matroska" and _ends_early(file):
+        raise Rejected("truncated", "The file is shorter than it says: truncated. Copy it again.")
     av.logging.set_level(None)
     try:
         with av.open(file, "r", format=named, metadata_errors="replace") as container:
@@ -69,6 +72,26 @@ def read_video(file: BinaryIO, declared: int | None = None) -> Film:
         raise Rejected(
             "undecodable", f"The video cannot be decoded: truncated or damaged ({type(error).__name__}). Copy it again."
         ) from error
+
+
+def _ends_early(file: BinaryIO) -> bool:
+    """Whether a Matroska file, which declares no frames, ends before its segment does; the file is left at its start."""
+    file.seek(4)
+    head = _length(file)
+    file.seek(head or 0, io.SEEK_CUR)
+    segment = _length(file) if file.read(len(SEGMENT)) == SEGMENT else None
+    wanted = file.tell() + (segment or 0)
+    there = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    return there < wanted
+
+
+def _length(file: BinaryIO) -> int | None:
+    """A length of Matroska's at the place of a file; None where it says that it does not know."""
+    first = int.from_bytes(file.read(1))
+    more = 8 - first.bit_length()  # bytes; the highest bit of the first one marks them
+    value = int.from_bytes(bytes([first & (0x7F >> more)]) + file.read(more)) if more < 8 else 0
+    return None if value == (1 << 7 * (more + 1)) - 1 else value
 
 
 def video_of_bytes(data: bytes, declared: int) -> Film:
