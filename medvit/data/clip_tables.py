@@ -39,6 +39,13 @@ CLASSES: dict[str, Mapping[str, float]] = {
     "Non_Retinal_Detachment/Normal": {DETACHMENT: 0.0, AGAINST_NORMAL: 0.0, VITREOUS: 0.0},
     "Non_Retinal_Detachment/Posterior_Vitreous_Detachment": {DETACHMENT: 0.0, AGAINST_PVD: 0.0, VITREOUS: 1.0},
 }
+# The same of an older copy of the clips, whose folder is called train.
+OLDER_CLASSES = {
+    "Macula_Detached": CLASSES["Retinal_Detachment/Macula_Detached/TD"],
+    "Macula_Intact": CLASSES["Retinal_Detachment/Macula_Intact/TD"],
+    "Non_RD": CLASSES["Non_Retinal_Detachment/Normal"],
+    "PVD": CLASSES["Non_Retinal_Detachment/Posterior_Vitreous_Detachment"],
+}
 SHARES = (0.72, 0.08, 0.2)  # train, val and test, as in the release; of every class, once for all tasks
 SPLIT_SEED = 42
 
@@ -88,7 +95,7 @@ def _case(path: Path, labels: Mapping[str, float]) -> Case:
 def _folder(folder: Path) -> dict[str, list[Case]]:
     """The clips of every class in the same shares, so that no task tests on what another one learned from."""
     splits: dict[str, list[Case]] = {split: [] for split in SPLITS}
-    for index, (name, labels) in enumerate(CLASSES.items()):
+    for index, (name, labels) in enumerate((CLASSES | OLDER_CLASSES).items()):
         files = sorted(file for file in (folder / name).glob("*") if file.suffix.lower() in (*CLIPS, ".dcm"))
         order = np.random.default_rng((SPLIT_SEED, index)).permutation(len(files))
         ends = [0, *(np.cumsum(SHARES) * len(files)).round().astype(int)]

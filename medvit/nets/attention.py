@@ -7,7 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 MOST_TOKENS = 2048  # whose attention weights (B, heads, N, N) may be kept for the backward pass
-FEW_TOKENS = 512  # up to which the weights of `IMAGES` images stay in the cache while they are worked on; beyond, of one
+FEW_TOKENS = (
+    512  # up to which the weights of `IMAGES` images stay in the cache while they are worked on; beyond, of one
+)
 IMAGES = 4
 
 

@@ -138,7 +138,9 @@ class VideoMAE(Objective):
         seen, wanted = (cut_tubelets(x, self.encoder.tubelet, self.encoder.patch) for x in (clips, unit))
         return self._paint(take(seen, keep), keep, take(wanted, places), places, hidden)
 
-    def _paint(self, seen: Tensor, keep: Tensor, wanted: Tensor, places: Tensor, counts: Tensor) -> Mapping[str, Tensor]:
+    def _paint(
+        self, seen: Tensor, keep: Tensor, wanted: Tensor, places: Tensor, counts: Tensor
+    ) -> Mapping[str, Tensor]:
         """The loss of visible tubelets (B, V, values) at ``keep`` and painted ones (B, M, values) at ``places``.
 
         ``counts`` (B, N) tells which of the painted tubelets the loss is of.

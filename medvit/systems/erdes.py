@@ -151,6 +151,8 @@ class ERDES(Scans, ClipFindings):
         drop_path: Stochastic depth of the last block.
         crop: Whether clips are cropped to the scanned sector; false for clips that are cropped to the eye, as published.
         smooth: Whether large frames are averaged down rather than sampled; ERDES samples.
+        mean: Grey value subtracted for a video_vit; as in its pre-training.
+        std: Grey value divided by, for a video_vit.
         lr: Learning rate.
         min_lr: Where the cosine ends.
         weight_decay: Of matrices.
@@ -182,6 +184,8 @@ class ERDES(Scans, ClipFindings):
         drop_path: float = 0.1,
         crop: bool = True,
         smooth: bool = False,
+        mean: float = GREY_MEAN,
+        std: float = GREY_STD,
         lr: float = LR,
         min_lr: float = 0.0,
         weight_decay: float = 0.0,
@@ -212,7 +216,7 @@ class ERDES(Scans, ClipFindings):
             schedule=schedule,
         )
         self.save_hyperparameters(logger=False)
-        self.size, self.crop, self.smooth = (frames, side, side), crop, smooth
+        self.size, self.crop, self.smooth, self.mean, self.std = (frames, side, side), crop, smooth, mean, std
         if weights and net == "video_vit":
             weights_files.load(built, weights, weights_files.videomae_encoder, new=FRESH)
         elif weights:
@@ -220,7 +224,7 @@ class ERDES(Scans, ClipFindings):
 
     def inputs(self, batch: Batch) -> Tensor:
         """Clips (B, 1, frames, rows, columns): normalised for a video ViT, in [0, 1] for ERDES's networks."""
-        return (batch.x - GREY_MEAN) / GREY_STD if isinstance(self.net, VideoViT) else batch.x
+        return (batch.x - self.mean) / self.std if isinstance(self.net, VideoViT) else batch.x
 
 
 class _Both(nn.Module):

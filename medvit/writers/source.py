@@ -19,7 +19,7 @@ from pydicom.charset import convert_encodings, decode_bytes, python_encoding
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataset import Dataset
 
-from medvit.case import NIFTI, PICTURES, SLIDES, UID, Case
+from medvit.case import CLIPS, NIFTI, PICTURES, SLIDES, UID, Case
 from medvit.errors import Unreferable
 from medvit.readers.survey import survey
 
@@ -65,12 +65,12 @@ class Source(NamedTuple):
 
 
 def open_source(case: Case) -> Source | None:
-    """The header of a case's first file; None for a picture or a slide of another format, which no DICOM object can refer to.
+    """The header of a case's first file; None for a picture, a video or a slide of another format, which no DICOM object can refer to.
 
     Raises:
         Unreferable: When the header has no UIDs that an object could refer to.
     """
-    if case.files[0].name.lower().endswith((*PICTURES, *SLIDES, *NIFTI)):
+    if case.files[0].name.lower().endswith((*CLIPS, *PICTURES, *SLIDES, *NIFTI)):
         return None
     raw = _raw_values(case.files[0])
     encodings = _encodings(raw.get("SpecificCharacterSet", b""))

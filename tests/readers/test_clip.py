@@ -56,6 +56,16 @@ def test_colours_become_the_mean_of_red_green_and_blue(tmp_path: Path, photometr
     assert np.abs(image.pixels[0] - colours.mean(-1) / 255).max() < 2 / 255
 
 
+def test_colours_that_two_pixels_share_are_spread_over_both(tmp_path: Path) -> None:
+    grey = scan()
+    colours = np.stack([grey, grey // 2, grey // 4], axis=-1).repeat(2, axis=2)  # each pair of columns is alike
+    ybr = convert_color_space(colours.copy(), "RGB", "YBR_FULL", per_frame=True)
+    shared = np.stack([ybr[:, :, ::2, 0], ybr[:, :, 1::2, 0], ybr[:, :, ::2, 1], ybr[:, :, ::2, 2]], axis=-1)
+    path = write_us(tmp_path / "a.dcm", ybr, "YBR_FULL_422", PixelData=shared.tobytes())
+    image = read_clip(path, crop=False)
+    assert np.abs(image.pixels[0] - colours.mean(-1) / 255).max() < 2 / 255
+
+
 def test_a_palette_is_looked_up(tmp_path: Path) -> None:
     frames = scan()
     ramp = np.arange(256)

@@ -11,7 +11,7 @@ from tiny import medvit, read_rows
 
 from medvit.case import Case
 from medvit.data.batch import Batch
-from medvit.data.clip_tables import CLASSES, DETACHMENT, MACULA, TASKS, read_clips
+from medvit.data.clip_tables import CLASSES, DETACHMENT, MACULA, OLDER_CLASSES, TASKS, VITREOUS, read_clips
 from medvit.data.clips import clip_sample, random_look, resampled, shrunk, square
 from medvit.errors import MedvitError
 from medvit.image import Image
@@ -186,6 +186,19 @@ def test_erdes_folders_are_split_once_for_all_tasks(tmp_path: Path, caplog: pyte
     assert all(home[case.uid] == split for split, cases in macula.items() for case in cases if case.labels)
     assert sum(case.labels.get(MACULA) == 1 for case in macula["test"]) == 4
     assert "the names of the files tell their labels" in caplog.text
+
+
+def test_the_folders_of_an_older_copy_mean_the_same(tmp_path: Path) -> None:
+    for name in OLDER_CLASSES:
+        (tmp_path / name).mkdir()
+        for index in range(4):
+            (tmp_path / name / f"{name[:2]}{index}x.mp4").write_bytes(b"")
+    cases = [case for several in read_clips("erdes", tmp_path, list(TASKS.values())).values() for case in several]
+    told = {case.files[0].parent.name: case.labels for case in cases}
+    assert len(cases) == 16
+    assert told["Macula_Intact"][MACULA] == 1 and told["Macula_Detached"][MACULA] == 0
+    assert told["PVD"][VITREOUS] == 1 and told["Non_RD"][VITREOUS] == 0
+    assert [told[name][DETACHMENT] for name in ("Macula_Intact", "Macula_Detached", "PVD", "Non_RD")] == [1, 1, 0, 0]
 
 
 def test_names_that_tell_nothing_are_not_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
