@@ -65,7 +65,7 @@ class Source(NamedTuple):
 
 
 def open_source(case: Case) -> Source | None:
-    """The header of a case's first file; None for a picture, a video or a slide of another format, which no DICOM object can refer to.
+    """The header of a case's first file; None for a picture, video or slide of another format: no DICOM object can refer to it.
 
     Raises:
         Unreferable: When the header has no UIDs that an object could refer to.

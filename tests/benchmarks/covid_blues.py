@@ -1,4 +1,4 @@
-"""Real clips of the lung through `ERDES`: ``python tests/benchmarks/covid_blues.py [--epochs 20] [--pretrain 30] [--keep FILE]``.
+"""Real clips of the lung through `ERDES`: ``python tests/benchmarks/covid_blues.py [--epochs 20] [--pretrain 30]``.
 
 COVID-BLUES (63 clips of 32 patients, split by patient): A-lines, B-lines and a severity of 2 or 3, asked of one network at
 once. A small video ViT from scratch, the same after VideoMAE on the clips of the train split alone, and a thin 3-D U-Net.

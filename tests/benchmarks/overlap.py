@@ -1,4 +1,4 @@
-"""How far reading and the network overlap: ``python tests/benchmarks/overlap.py CHECKPOINT INPUT… -o OUT [options of predict]``.
+"""How far reading and the network overlap: ``python tests/benchmarks/overlap.py CHECKPOINT INPUT… -o OUT [options]``.
 
 Runs ``medvit predict`` in this process and notes when the workers read and when the network answers. Prints the seconds of
 each and for how many of them both were at work, which is what waiting for one after the other would have cost more. Wall
