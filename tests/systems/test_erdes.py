@@ -274,7 +274,7 @@ def test_the_commands_train_and_answer_clips_with_film_and_numbers(tmp_path: Pat
     tiny_clips.write_us(work / "clips/still.dcm", tiny_clips.scan(1))
     tiny_clips.write_video(work / "clips/whole.mp4", tiny_clips.scan(9))
     done = medvit(
-        "predict", "runs/a/best.ckpt", "clips", "-o", "out", "--workers", "1", "--write", "heat,sc,pm", cwd=work
+        "predict", "runs/a/best.ckpt", "clips", "-o", "out", "--workers", "1", "--write", "heat,sr,sc,pm", cwd=work
     )
     assert done.code == 3, done.err
     inputs = {Path(row["source"]).name: row for row in read_rows(work / "out/inputs.csv")}
@@ -292,4 +292,6 @@ def test_the_commands_train_and_answer_clips_with_film_and_numbers(tmp_path: Pat
         assert numbers["values"].ndim == 3
         assert len(numbers["importance"]) in (8, 9) and numbers["importance"].max() <= 1
     assert films[0].with_suffix(".png").is_file()
-    assert not list((work / "out/cases").rglob("*.dcm"))
+    objects = sorted((work / "out/cases").rglob("*.dcm"))
+    assert {path.name for path in objects} == {"report_sr.dcm"}
+    assert inputs["whole.mp4"]["case"] not in {path.parent.name for path in objects}, "a video has nothing to refer to"
