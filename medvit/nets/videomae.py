@@ -5,6 +5,7 @@ Source: Tong et al. 2022, "VideoMAE" (arXiv:2203.12602); Wang et al. 2023, "Vide
 """
 
 from collections.abc import Mapping, Sequence
+from math import sqrt
 from typing import Literal, cast
 
 import torch
@@ -114,7 +115,7 @@ class VideoMAE(Objective):
         painted = running_cells(phases, grid) if self.masking == "dual" else None
         keep, places = chosen(~hidden), chosen(hidden if painted is None else painted)  # (B, V), (B, M)
         tubelets = cut_tubelets(clips, self.encoder.tubelet, self.encoder.patch)  # (B, N, values)
-        seen = take(tubelets, keep).unflatten(2, (len(self.mean), -1))  # (B, V, C, t*p*p)
+        seen = take(tubelets, keep).reshape(*keep.shape, len(self.mean), -1)  # (B, V, C, t*p*p)
         seen = ((seen - self.mean.flatten(1)) / self.std.flatten(1)).flatten(2)
         told = self._paint(seen, keep, take(tubelets, places), places, hidden if region is None else hidden & region)
         return {"loss": told["loss"]}
@@ -163,7 +164,7 @@ class VideoMAE(Objective):
         by_channel = tubelets.float().reshape(*tubelets.shape[:-1], channels, -1)  # (B, M, C, t*p*p)
         centred = by_channel - by_channel.mean(dim=-1, keepdim=True)
         # unbiased; torch.std takes several times as long on a CPU
-        deviation = torch.linalg.vector_norm(centred, dim=-1, keepdim=True) / (centred.shape[-1] - 1) ** 0.5
+        deviation = torch.linalg.vector_norm(centred, dim=-1, keepdim=True) / sqrt(centred.shape[-1] - 1)
         return (centred / (deviation + SPREAD_EPS)).transpose(-2, -1).flatten(-2)
 
 
