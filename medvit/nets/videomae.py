@@ -164,8 +164,9 @@ class VideoMAE(Objective):
         by_channel = tubelets.float().reshape(*tubelets.shape[:-1], channels, -1)  # (B, M, C, t*p*p)
         centred = by_channel - by_channel.mean(dim=-1, keepdim=True)
         # unbiased; torch.std takes several times as long on a CPU
-        deviation = torch.linalg.vector_norm(centred, dim=-1, keepdim=True) / sqrt(centred.shape[-1] - 1)
-        return (centred / (deviation + SPREAD_EPS)).transpose(-2, -1).flatten(-2)
+        deviation: Tensor = torch.linalg.vector_norm(centred, dim=-1, keepdim=True) / sqrt(centred.shape[-1] - 1)
+        unit: Tensor = centred / (deviation + SPREAD_EPS)
+        return unit.transpose(-2, -1).flatten(-2)
 
 
 def hidden_places(grid: Grid3, ratio: float) -> int:
