@@ -15,7 +15,7 @@ def add_evaluate(verb: argparse.ArgumentParser) -> None:
         "table", type=Path, metavar="TABLE", help="a CSV of path, patient_id, split and a column a finding"
     )
     verb.add_argument(
-        "-o", "--out", type=Path, metavar="OUT", help="the folder (evaluation/<name of CHECKPOINT's folder>)"
+        "-o", "--out", type=Path, metavar="OUT", help="the folder (out/evaluation/<name of CHECKPOINT's folder>)"
     )
     verb.add_argument("--split", default="test", choices=("train", "val", "test"), help="what is measured (test)")
     verb.add_argument(
@@ -51,7 +51,7 @@ def evaluate(options: argparse.Namespace) -> int:
     asked = Asked(
         options.split, words(options.by), options.draws, options.workers, options.batch_size, device, **unknown
     )
-    out = options.out or Path("evaluation", options.checkpoint.resolve().parent.name)
+    out = options.out or Path("out", "evaluation", options.checkpoint.resolve().parent.name)
     against = _opened(options.against, options.mpp) if options.against else None
     told = measure(system, identity, options.table, out, asked, against)
     print(json.dumps(told, indent=2) if options.json else text(told, out))
