@@ -40,7 +40,7 @@ def test_every_concept_of_written_objects_was_checked_and_the_standards_are_in_i
 def test_the_private_codes_are_these_and_no_more() -> None:
     private = {code.value for code in [*TERMS.values(), *CODES.values()] if code.scheme == PRIVATE}
     eyes = {"RETINAL-DETACH", "RD-VS-NORMAL", "RD-VS-PVD", "MACULA-INTACT", "PVD-VS-NORMAL"}
-    assert private == {"PLEURAL-THICK", "HERNIA", "THRESHOLD"} | eyes
+    assert private == {"PLEURAL-THICK", "HERNIA", "THRESHOLD", "DISTANCE", "UNLIKE-TRAINING"} | eyes
 
 
 def test_every_method_of_heat_maps_has_a_concept() -> None:
