@@ -32,7 +32,7 @@ class Decoder(nn.Module):
         self.norm = nn.LayerNorm(width, eps=NORM_EPS)
         self.head = nn.Linear(width, out)
 
-    def forward(self, shown: Tensor, hidden: Tensor, places: Tensor) -> Tensor:
+    def forward(self, shown: Tensor, hidden: Tensor, places: Tensor, unasked: int = 0) -> Tensor:
         """Paint hidden tubelets.
 
         A hidden tubelet enters as the mask token at its place, the same in every clip, so the first block projects each
@@ -41,10 +41,11 @@ class Decoder(nn.Module):
         Args:
             shown: (B, V, d), visible tokens with their positions.
             hidden: (N, d), the mask token at every place.
-            places: (B, M), which of them are painted.
+            places: (B, M), which of them enter.
+            unasked: The first of them that are not painted.
         """
         *blocks, last = cast(list[Block], list(self.blocks))
-        project, first = (blocks or [last])[0].project, shown.shape[1]
+        project, first = (blocks or [last])[0].project, shown.shape[1] + unasked
         t = torch.cat([shown, F.embedding(places, hidden)], dim=1)  # (B, V+M, d)
         projected: Tensor | None = torch.cat([project(shown), F.embedding(places, project(hidden))], dim=1)
         for block in blocks:
@@ -113,11 +114,13 @@ class VideoMAE(Objective):
         hidden = tube_masks(len(clips), grid, self.mask_ratio, region, clips.device)
         phases = torch.randint(PHASES, (len(clips),), device=clips.device)
         painted = running_cells(phases, grid) if self.masking == "dual" else None
-        keep, places = chosen(~hidden), chosen(hidden if painted is None else painted)  # (B, V), (B, M)
+        keep = chosen(~hidden)  # (B, V)
+        places, unasked = (chosen(hidden), 0) if painted is None else in_order_of_use(painted, hidden)  # (B, M)
         tubelets = cut_tubelets(clips, self.encoder.tubelet, self.encoder.patch)  # (B, N, values)
         seen = take(tubelets, keep).reshape(*keep.shape, len(self.mean), -1)  # (B, V, C, t*p*p)
         seen = ((seen - self.mean.flatten(1)) / self.std.flatten(1)).flatten(2)
-        told = self._paint(seen, keep, take(tubelets, places), places, hidden if region is None else hidden & region)
+        wanted = take(tubelets, places[:, unasked:])
+        told = self._paint(seen, keep, wanted, places, hidden if region is None else hidden & region, unasked)
         return {"loss": told["loss"]}
 
     def measure(
@@ -140,21 +143,22 @@ class VideoMAE(Objective):
         return self._paint(take(seen, keep), keep, take(wanted, places), places, hidden)
 
     def _paint(
-        self, seen: Tensor, keep: Tensor, wanted: Tensor, places: Tensor, counts: Tensor
+        self, seen: Tensor, keep: Tensor, wanted: Tensor, places: Tensor, counts: Tensor, unasked: int = 0
     ) -> Mapping[str, Tensor]:
         """The loss of visible tubelets (B, V, values) at ``keep`` and painted ones (B, M, values) at ``places``.
 
-        ``counts`` (B, N) tells which of the painted tubelets the loss is of.
+        ``counts`` (B, N) tells which of the painted tubelets the loss is of; the first ``unasked`` places enter the decoder
+        without being painted.
         """
         positions = self.decoder_positions
         if counts.shape[1] != len(positions):
             positions = index_positions(positions.shape[1], counts.shape[1]).to(positions)
         latent = self.encoder.encode_some(seen, keep, counts.shape[1])  # (B, V, D)
         shown = self.encoder_to_decoder(latent) + F.embedding(keep, positions)
-        prediction = self.decoder(shown, self.mask_token[0] + positions, places)
+        prediction = self.decoder(shown, self.mask_token[0] + positions, places, unasked)
         target = self.target(wanted)
         errors = (prediction.float() - target).square().mean(dim=-1)  # (B, M)
-        weight = counts.gather(1, places)  # (B, M)
+        weight = counts.gather(1, places[:, unasked:])  # (B, M)
         loss = (errors * weight).sum() / weight.sum().clamp(min=1)
         return {"loss": loss, "prediction": prediction, "target": target}
 
@@ -218,6 +222,17 @@ def shows(clips: Tensor, encoder: VideoViT) -> Tensor:
     places = F.max_pool2d(bright[:, None].float(), encoder.patch).flatten(1).bool()  # (B, places)
     places |= ~places.any(dim=1, keepdim=True)  # a black clip: everywhere
     return places.repeat(1, grid[0])
+
+
+def in_order_of_use(painted: Tensor, hidden: Tensor) -> tuple[Tensor, int]:
+    """Places (B, M) of a running cell, and how many come first that are visible anyway, so that no loss is of them.
+
+    None does where clips have different numbers of them.
+    """
+    visible, number = painted & ~hidden, int((painted & ~hidden)[0].sum())
+    if not bool((visible.sum(dim=1) == number).all()):
+        return chosen(painted), 0
+    return torch.cat([chosen(visible), chosen(painted & hidden)], dim=1), number
 
 
 def chosen(mask: Tensor) -> Tensor:

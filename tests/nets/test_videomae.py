@@ -96,6 +96,19 @@ def test_dual_masking_counts_only_what_is_painted_and_hidden() -> None:
     assert torch.isclose(told["loss"], errors[counted].mean())
 
 
+@pytest.mark.parametrize("frames", [8, 12])  # 12: other clips of a batch paint other numbers of visible places
+def test_what_is_painted_though_visible_is_left_out_at_the_end_and_changes_no_loss(frames: int) -> None:
+    net = tiny(frames, masking="dual")
+    clips = torch.rand(3, 1, frames, 32, 32)
+    torch.manual_seed(1)
+    loss = net(clips)["loss"]
+    torch.manual_seed(1)
+    hidden = tube_masks(3, net.encoder.grid, 0.75)
+    painted = running_cells(torch.randint(PHASES, (3,)), net.encoder.grid)
+    assert bool((painted & ~hidden).any())
+    torch.testing.assert_close(loss, net.measure(clips, clips, hidden, painted)["loss"])
+
+
 def test_positions_count_tokens_one_by_one_with_sines_on_even_channels() -> None:
     table = index_positions(6, 5)
     assert table[0].tolist() == [0, 1, 0, 1, 0, 1]
