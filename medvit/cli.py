@@ -183,10 +183,13 @@ def predict(options: argparse.Namespace) -> int:
         preload(["medvit.duties"])  # the workers' imports run beside ours, which take seconds
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # a waiting thread of the network leaves its core to them
 
-    from medvit import doctor, weights, workflow
-    from medvit.account import Options
-    from medvit.duties import WRITERS
-    from medvit.predict import predict as answer
+    from medvit.memory import uncollected
+
+    with uncollected():
+        from medvit import doctor, weights, workflow
+        from medvit.account import Options
+        from medvit.duties import WRITERS
+        from medvit.predict import predict as answer
 
     write = words(options.write)
     unknown = [name for name in write if name not in WRITERS]

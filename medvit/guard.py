@@ -5,6 +5,7 @@ see `medvit.reply`.
 """
 
 import faulthandler
+import gc
 import math
 import multiprocessing
 import os
@@ -58,7 +59,7 @@ LIMITS = Limits()
 
 def preload(modules: Sequence[str]) -> None:
     """Import modules once for all workers that are started later, so that each starts quickly."""
-    PROCESSES.set_forkserver_preload(list(modules))
+    PROCESSES.set_forkserver_preload(["medvit.uncollected", *modules])
     with STARTING, _one_thread():
         forkserver.ensure_running()
 
@@ -299,6 +300,7 @@ def _serve(line: Connection, load: Load, arguments: tuple[Any, ...], limits: Lim
 def _settle(limits: Limits) -> None:
     """Make this process quiet, mortal, of one thread and deaf to what is meant for its parent."""
     keep_memory(KEPT_MIB)
+    gc.enable()  # the fork server does without, see `preload`
     os.environ |= dict.fromkeys(ONE_THREAD, "1")  # where the fork server was started for others, it is not said yet
     faulthandler.disable()
     with open(os.devnull, "w") as nowhere:  # noqa: PTH123
