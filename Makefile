@@ -1,4 +1,4 @@
-# make demo: install, train on the sample films, answer them, show where the pictures lie
+# make demo: install, train on the sample films, answer them, show where the pictures lie and how to review them
 # make demo-slides: the same with sample slides
 # make test: everything that must hold: style, types, import contract, tests
 # make check: the same without the tests;  make bench: speed beside what one would run instead
@@ -15,7 +15,7 @@ PARITY := mae_ thorax_ dino_ ibot_ self_vit_mil dsmil_ gated_abmil videomae_ sam
 $(VENV)/core: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) torch==2.13.0
-	$(PIP) -e .[codecs]
+	$(PIP) -e .[app,codecs]
 	touch $@
 
 $(VENV)/all: $(VENV)/core
@@ -27,12 +27,14 @@ demo: $(VENV)/core
 	$(BIN)/medvit predict runs/thorax_mae/best.ckpt sample_data/films -o out/films --resume
 	@echo
 	@echo "Findings: out/films/results.csv    Heat maps: out/films/cases/*/heat_*.png"
+	@echo "Review them in a browser: $(BIN)/medvit review out/films"
 
 demo-slides: $(VENV)/core
 	$(BIN)/medvit train workflows/self_vit_mil.yaml --resume auto
 	$(BIN)/medvit predict runs/self_vit_mil/best.ckpt sample_data/slides -o out/slides --resume
 	@echo
 	@echo "Answers: out/slides/results.csv    Tiles for QuPath: out/slides/cases/*/tiles.geojson.gz"
+	@echo "Review them in a browser: $(BIN)/medvit review out/slides"
 
 check: $(VENV)/all
 	$(BIN)/ruff check .
