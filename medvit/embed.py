@@ -111,7 +111,7 @@ def write(out: Path, name: str, found: Features, system: Slides, small: bool = F
     """Write the feature file of a slide, and its coordinates beside it."""
     grid = replace(found.grid, slide=name)
     folder = out / folder_name(replace(grid, tile_mpp=system.cutting.mpp))
-    write_coords(folder / "patches" / f"{name}_patches.h5", found.coords, grid)
+    write_coords(folder / "patches" / f"{name}_patches.h5", found.coords, grid, found.planes)
     kept = replace(found, grid=grid, features=found.features.astype(np.float16 if small else np.float32))
     return write_features(folder / f"features_{found.encoder}" / f"{name}.h5", kept)
 

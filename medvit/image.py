@@ -1,7 +1,7 @@
 """Pixels with their geometry, and the way back from model pixels to source pixels."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -96,6 +96,7 @@ class Tiling:
         mpp: Micrometres a level-0 pixel.
         corner: x, y of the scanned part in level 0; viewers such as QuPath count from there.
         tissue: (h, w), True where tissue was found, over the whole slide at a low resolution; None where nobody looked.
+        planes: (N,) int64, the focal plane, from 0, that each tile is read at; None where that is left to the tile.
     """
 
     coords: NDArray[np.int64]
@@ -104,6 +105,16 @@ class Tiling:
     mpp: float
     corner: tuple[int, int] = (0, 0)
     tissue: NDArray[np.bool_] | None = None
+    planes: NDArray[np.int64] | None = None
+
+    def kept(self, which: NDArray[Any]) -> "Tiling":
+        """Some of the tiles, by a mask or by their numbers."""
+        planes = None if self.planes is None else self.planes[which]
+        return replace(self, coords=self.coords[which], planes=planes)
+
+    def plane(self, index: int) -> int | None:
+        """The focal plane of a tile; None where that is left to the tile."""
+        return None if self.planes is None else int(self.planes[index])
 
 
 def view(plane: Plane, fit: Fit) -> Plane:

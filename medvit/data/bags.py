@@ -221,6 +221,6 @@ class _Bags(Dataset[Sample | Unanswered]):
             rng = np.random.default_rng(seed)
             keep = np.sort(rng.permutation(keep)[: max(1, round(len(keep) * (1 - self.drop)))])
         grid = found.grid
-        tiling = Tiling(found.coords[keep], grid.size_level0, (grid.width, grid.height), grid.mpp or 1.0)
+        whole = Tiling(found.coords, grid.size_level0, (grid.width, grid.height), grid.mpp or 1.0, planes=found.planes)
         x = torch.from_numpy(found.features[keep].astype(np.float32))
-        return Sample(x, targets(case, self.labels), case, NO_FIT, {}, tiling)
+        return Sample(x, targets(case, self.labels), case, NO_FIT, {}, whole.kept(keep))

@@ -1,6 +1,7 @@
 """Features of a slide's tiles in HDF5: one layout, written so that TRIDENT and torchmil read it too.
 
-``features`` (N, D) float32 or float16, ``coords`` (N, 2) int64 level-0 top left corners x, y, ``valid`` (N,) bool. TRIDENT's
+``features`` (N, D) float32 or float16, ``coords`` (N, 2) int64 level-0 top left corners x, y, ``valid`` (N,) bool; where focal
+planes were named ``z`` (N,) int64, and a tile described at several planes is there several times. TRIDENT's
 attributes lie on ``features`` and ``coords``, ours beside them; magnifications are floats, 10 / mpp, because TRIDENT then finds
 the tiles where they are (with its own round 40 and 20 a slide of 0.265 um is read 6 % too large).
 Files of other tools are read by `medvit.data.feature_imports`.
@@ -66,6 +67,7 @@ class Features:
         digest: SHA-256 of its weights; "" where the file does not say.
         facts: Whatever else is worth keeping, such as mpp_source or pooling: text by name.
         source: The tool whose layout was read.
+        planes: (N,) int64, the focal plane of each tile, from 0; None where nobody says.
     """
 
     features: Matrix
@@ -76,6 +78,7 @@ class Features:
     digest: str = ""
     facts: dict[str, str] = field(default_factory=dict)
     source: str = "medvit"
+    planes: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.coords)
@@ -83,7 +86,10 @@ class Features:
     def only_valid(self) -> "Features":
         """The tiles that could be read."""
         keep = self.valid
-        return replace(self, features=self.features[keep], coords=self.coords[keep], valid=self.valid[keep])
+        planes = None if self.planes is None else self.planes[keep]
+        return replace(
+            self, features=self.features[keep], coords=self.coords[keep], valid=self.valid[keep], planes=planes
+        )
 
 
 def check(found: Features, encoder: str = "", digest: str = "", width: int = 0) -> Features:
@@ -106,6 +112,8 @@ def check(found: Features, encoder: str = "", digest: str = "", width: int = 0) 
             f"Its features are {found.features.shape}, its coordinates {found.coords.shape} and its valid marks "
             f"{found.valid.shape}; they must be (N, D), (N, 2) and (N,) of one N.",
         )
+    if found.planes is not None and found.planes.shape != (count,):
+        raise Rejected("features", f"Its focal planes are {found.planes.shape}; they must be ({count},), one a tile.")
     if not found.valid.any():
         raise Rejected("no_tiles", "It has no tiles." if not count else f"None of its {count} tiles could be read.")
     lost = count - int(found.valid.sum())
@@ -152,13 +160,17 @@ def write_features(path: Path, found: Features) -> Path:
         _dataset(file, "features", features, {**shared, "encoder": found.encoder, "dtype": str(features.dtype)})
         _dataset(file, "coords", found.coords.astype(np.int64), shared)
         _dataset(file, "valid", found.valid, {})
+        if found.planes is not None:
+            _dataset(file, "z", found.planes.astype(np.int64), {})
     return path
 
 
-def write_coords(path: Path, coords: NDArray[np.int64], grid: Grid) -> Path:
-    """Write TRIDENT's ``patches/<slide>_patches.h5``: coordinates alone."""
+def write_coords(path: Path, coords: NDArray[np.int64], grid: Grid, planes: NDArray[np.int64] | None = None) -> Path:
+    """Write TRIDENT's ``patches/<slide>_patches.h5``: coordinates alone, and focal planes where they are known."""
     with whole(path) as part, h5py.File(part, "w") as file:
         _dataset(file, "coords", coords.astype(np.int64), {**_trident(grid), "schema": SCHEMA})
+        if planes is not None:
+            _dataset(file, "z", planes.astype(np.int64), {})
     return path
 
 
@@ -233,6 +245,7 @@ def from_trident(file: h5py.File, path: Path, source: str) -> Features:
     features = array(file, "features", 2)
     coords = array(file, "coords", 2)
     valid = array(file, "valid", 1).astype(bool) if "valid" in file else np.ones(len(features), bool)
+    planes = array(file, "z", 1).astype(np.int64) if "z" in file else None
     named = text(file, "features", "encoder")
     facts = {
         name.removeprefix("fact_"): text(file, "coords", name)
@@ -240,7 +253,7 @@ def from_trident(file: h5py.File, path: Path, source: str) -> Features:
         if name.startswith("fact_")
     }
     digest = text(file, "coords", "encoder_digest")
-    return Features(features, coords.astype(np.int64), valid, grid, named, digest, facts, source)
+    return Features(features, coords.astype(np.int64), valid, grid, named, digest, facts, source, planes)
 
 
 def array(file: h5py.File, name: str, axes: int) -> NDArray[Any]:

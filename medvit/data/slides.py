@@ -120,13 +120,19 @@ class Cutting:
             origin["notes"] = " ".join(slide.notes)
         return tiles, tiling, origin
 
-    def read(self, slide: Slide, corner: tuple[int, int], mpp: float) -> Pixels:
+    def read(self, slide: Slide, corner: tuple[int, int], mpp: float, plane: int | None = None) -> Pixels:
         """A tile, its stain normalised where that is asked for and its colours allow it.
+
+        Args:
+            slide: What to read from.
+            corner: Its top left corner, level-0 pixels.
+            mpp: Micrometres a pixel to read it at.
+            plane: Its focal plane; None for the one that the library shows.
 
         Raises:
             Rejected: When it cannot be decoded.
         """
-        return self.same_stain(slide.read(corner, self.tile, mpp))
+        return self.same_stain(slide.read(corner, self.tile, mpp, plane))
 
     def same_stain(self, pixels: Pixels) -> Pixels:
         """Pixels of a tile with its stain normalised where that is asked for and its colours allow it."""
@@ -181,7 +187,8 @@ class Desk:
         started = time.monotonic()
         slide = self.shelf.open(case)
         tiles, tiling, origin = self.cutting.plan(slide)
-        pixels, valid = self.pixels(slide, tiling.coords[:CHUNK], tiles.mpp)
+        planes = () if tiling.planes is None else (tiling.planes,)
+        pixels, valid = self.pixels(slide, tiling.coords[:CHUNK], tiles.mpp, *planes)
         plain = {
             "size_level0": tiles.size_level0,
             "slide": slide.size,
@@ -193,20 +200,25 @@ class Desk:
             "seconds": time.monotonic() - started,
         }
         tissue = tiling.tissue if tiling.tissue is not None else np.zeros((1, 1), np.bool_)
-        return Reply(plain, (tiling.coords, tissue, pixels, valid))
+        return Reply(plain, (tiling.coords, tissue, pixels, valid, *planes))
 
-    def tiles(self, case: Case, coords: NDArray[np.int64], mpp: float) -> Reply:
+    def tiles(
+        self, case: Case, coords: NDArray[np.int64], mpp: float, planes: NDArray[np.int64] | None = None
+    ) -> Reply:
         """The pixels of some tiles."""
-        return Reply(None, self.pixels(self.shelf.open(case), coords, mpp))
+        return Reply(None, self.pixels(self.shelf.open(case), coords, mpp, planes))
 
-    def pixels(self, slide: Slide, coords: NDArray[np.int64], mpp: float) -> tuple[Pixels, NDArray[np.bool_]]:
-        """Tiles (n, size, size, 3), and (n,) which of them could be read."""
+    def pixels(
+        self, slide: Slide, coords: NDArray[np.int64], mpp: float, planes: NDArray[np.int64] | None = None
+    ) -> tuple[Pixels, NDArray[np.bool_]]:
+        """Tiles (n, size, size, 3) at their focal planes, and (n,) which of them could be read."""
         size = self.cutting.tile
         pixels = np.zeros((len(coords), size, size, 3), np.uint8)
         valid = np.zeros(len(coords), np.bool_)
         for index, (x, y) in enumerate(coords):
             try:
-                pixels[index] = self.cutting.read(slide, (int(x), int(y)), mpp)
+                plane = () if planes is None else (int(planes[index]),)
+                pixels[index] = self.cutting.read(slide, (int(x), int(y)), mpp, *plane)
                 valid[index] = True
             except Rejected:  # a tile that cannot be decoded costs itself alone
                 continue
@@ -241,7 +253,8 @@ def planned(reply: Reply, size: int) -> Plan:
     """
     try:
         told = reply.plain
-        coords, tissue, *first = reply.arrays
+        coords, tissue, pixels, valid, *rest = reply.arrays
+        planes = rest[0] if rest else None
         if coords.ndim != 2 or coords.shape[1] != 2 or not len(coords) or coords.dtype.kind != "i" or tissue.ndim != 2:
             raise NONSENSE
         width, height = (int(side) for side in told["slide"])
@@ -249,10 +262,14 @@ def planned(reply: Reply, size: int) -> Plan:
         left, top = (int(at) for at in told["corner"])
         if min(width, height, mpp, tile_mpp, side) <= 0 or coords.min() < 0 or (coords > (width, height)).any():
             raise NONSENSE
-        tiling = Tiling(coords.astype(np.int64), side, (width, height), mpp, (left, top), tissue.astype(np.bool_))
+        if planes is not None and (planes.shape != (len(coords),) or planes.dtype.kind != "i" or planes.min() < 0):
+            raise NONSENSE
+        tiling = Tiling(
+            coords.astype(np.int64), side, (width, height), mpp, (left, top), tissue.astype(np.bool_), planes
+        )
         grid = Grid(str(told["name"]), width, height, mpp, size, tile_mpp, side)
         origin = {str(name): str(said) for name, said in told["origin"].items()}
-        pixels, valid = checked_pixels(tuple(first), min(len(coords), CHUNK), size)
+        pixels, valid = checked_pixels((pixels, valid), min(len(coords), CHUNK), size)
         return Plan(tiling, grid, origin, pixels, valid, float(told["seconds"]))
     except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
         raise NONSENSE from error

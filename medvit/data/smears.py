@@ -7,15 +7,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvit.data.slides import MASK_SIDE, Cutting, thinned
-from medvit.errors import MedvitError
+from medvit.errors import MedvitError, Rejected
 from medvit.image import Tiling
 from medvit.readers.cells import Layout, find_cells, map_cells
 from medvit.readers.sheet import SIDE, Sheet
-from medvit.readers.slide import Slide
+from medvit.readers.slide import Focus, Slide
 from medvit.readers.tiles import Tiles
 
 Pixels = NDArray[np.uint8]
-Plane = int | Literal["best"]
+Plane = int | Literal["best", "all"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class CellCutting(Cutting):
         most: Tiles of a smear at most; of more, so many evenly spaced ones.
         stain: ``macenko`` or ``none``.
         layout: ``cells`` centres a tile on every nucleus, ``grid`` lays tiles side by side.
-        z: Focal plane, from 0, or ``best``: the sharpest of each tile.
+        z: Focal plane, from 0; ``best``: the sharpest of each tile; ``all``: every plane of a tile is a tile of its own.
 
     Raises:
         MedvitError: For what makes no sense.
@@ -42,30 +42,34 @@ class CellCutting(Cutting):
         Cutting.__post_init__(self)
         if isinstance(self.z, int) and self.z < 0:
             raise MedvitError(
-                f"z is {self.z}; focal planes are counted from 0, and 'best' is the sharpest of each tile."
+                f"z is {self.z}; focal planes are counted from 0, 'best' is the sharpest of each tile, 'all' takes every one."
             )
 
     def plan(self, slide: Slide) -> tuple[Tiles, Tiling, dict[str, str]]:
         """The tiles of a smear, where those that are kept lie, and what to say about that.
 
         Raises:
-            Rejected: When it has no cells.
+            Rejected: When it has no cells, or no such focal plane.
         """
         if isinstance(slide, Sheet):
             return self._plan_pictures(slide)
+        if isinstance(self.z, int) and self.z >= slide.planes:
+            raise Rejected("plane", f"It has {slide.planes} focal planes, counted from 0; there is no plane {self.z}.")
         mask, centres = map_cells(slide)
         tiles = find_cells(
             slide, self.tile, self.mpp, layout=self.layout, min_cells=self.min_tissue, cells=(mask, centres)
         )
-        kept = thinned(len(tiles), self.most)
+        each = slide.planes if self.z == "all" else 1
+        kept = thinned(len(tiles), max(1, self.most // each))
         every = max(1, -(-max(mask.mask.shape) // MASK_SIDE))
         tiling = Tiling(
-            tiles.coords[kept],
+            np.repeat(tiles.coords[kept], each, axis=0),
             tiles.size_level0,
             slide.size,
             slide.mpp,
             slide.bounds[:2],
             mask.mask[::every, ::every],
+            self._planes(len(kept), each),
         )
         said = f"{len(kept)} of {self.tile} px at {tiles.mpp:.4g} um"
         origin = {
@@ -76,10 +80,19 @@ class CellCutting(Cutting):
             "tiles": said if len(kept) == len(tiles) else f"{said}, evenly spaced among {len(tiles)}",
         }
         if slide.planes > 1:
-            origin["focal planes"] = f"{slide.planes}, read: {'the sharpest' if self.z == 'best' else self.z}"
+            read = {"best": "the sharpest of each tile", "all": "every one of each tile"}.get(
+                str(self.z), f"number {self.z}"
+            )
+            origin["focal planes"] = f"{slide.planes}, read: {read}"
         if slide.notes:
             origin["notes"] = " ".join(slide.notes)
         return tiles, tiling, origin
+
+    def _planes(self, tiles: int, each: int) -> NDArray[np.int64] | None:
+        """The focal plane of each tile, where it is known before the tile is read."""
+        if self.z == "best":
+            return None
+        return np.tile(np.arange(each), tiles) if self.z == "all" else np.full(tiles, self.z)
 
     def _plan_pictures(self, sheet: Sheet) -> tuple[Tiles, Tiling, dict[str, str]]:
         """Every picture of a patient is a tile."""
@@ -95,10 +108,7 @@ class CellCutting(Cutting):
         everywhere = np.ones((sheet.size[1] // SIDE, sheet.columns), np.bool_)
         return tiles, Tiling(corners, SIDE, sheet.size, sheet.mpp, (0, 0), everywhere), origin
 
-    def read(self, slide: Slide, corner: tuple[int, int], mpp: float) -> Pixels:
-        """A tile at its focal plane, its stain normalised where that is asked for and its colours allow it.
-
-        Raises:
-            Rejected: When it cannot be decoded, or there is no such plane.
-        """
-        return self.same_stain(slide.read(corner, self.tile, mpp, z=self.z))
+    def read(self, slide: Slide, corner: tuple[int, int], mpp: float, plane: int | None = None) -> Pixels:
+        """See `Cutting.read`; without a plane the sharpest one of the tile, unless ``z`` names one."""
+        z: Focus = plane if plane is not None else self.z if isinstance(self.z, int) else "best"
+        return self.same_stain(slide.read(corner, self.tile, mpp, z))

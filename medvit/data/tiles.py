@@ -17,6 +17,7 @@ from medvit.data.crops import GREY, SOLARISE, Crops
 from medvit.data.slide_tables import SlideKind, read_slides
 from medvit.data.slides import Resolution
 from medvit.errors import MedvitError, Unanswered
+from medvit.image import Tiling
 
 log = logging.getLogger(__name__)
 Pixels = NDArray[np.uint8]
@@ -29,9 +30,9 @@ class Tiled(Protocol):
     size: int
     resolution: Resolution
 
-    def tiles_of(self, case: Case) -> tuple[NDArray[np.int64], float]: ...
+    def tiles_of(self, case: Case) -> tuple[Tiling, float]: ...
 
-    def tile_of(self, case: Case, corner: tuple[int, int], mpp: float) -> Pixels: ...
+    def tile_of(self, case: Case, tiling: Tiling, index: int, mpp: float) -> Pixels: ...
 
 
 class Views:
@@ -154,7 +155,7 @@ class _Tiles(Dataset[Cut | Unanswered]):
 
     def __init__(self, system: Tiled, cases: Sequence[Case], crops: Crops, cache: bool) -> None:
         self.system, self.crops, self.cache = system, crops, cache
-        self.plans: list[tuple[Case, NDArray[np.int64], float]] = []
+        self.plans: list[tuple[Case, Tiling, float]] = []
         for case in cases:
             try:
                 self.plans.append((case, *system.tiles_of(case)))
@@ -162,7 +163,7 @@ class _Tiles(Dataset[Cut | Unanswered]):
                 log.warning("%s is left out: %s", case.files[0], refusal)
         if not self.plans:
             raise MedvitError("None of the slides has tiles to train on.")
-        self.counts = [len(coords) for _, coords, _ in self.plans]
+        self.counts = [len(tiling.coords) for _, tiling, _ in self.plans]
         self.held: dict[tuple[int, int], Pixels] = {}
 
     def __len__(self) -> int:
@@ -172,9 +173,9 @@ class _Tiles(Dataset[Cut | Unanswered]):
         slide, tile, seed = drawn
         pixels = self.held.get((slide, tile))
         if pixels is None:
-            case, coords, mpp = self.plans[slide]
+            case, tiling, mpp = self.plans[slide]
             try:
-                pixels = self.system.tile_of(case, (int(coords[tile, 0]), int(coords[tile, 1])), mpp)
+                pixels = self.system.tile_of(case, tiling, tile, mpp)
             except Unanswered as refusal:
                 return refusal
             if self.cache:

@@ -12,8 +12,11 @@ LONGEST = 1_024  # pixels of the plane
 def spread(tiling: Tiling, values: Plane) -> Plane:
     """Values (N,) of tiles as a plane (h, w) over the whole slide: the mean where tiles overlap, 0 where none is.
 
-    Tiles are drawn as their rectangles, every edge rounded for itself, so that nothing drifts.
+    Of a tile that was read at several focal planes the highest value counts. Tiles are drawn as their rectangles, every
+    edge rounded for itself, so that nothing drifts.
     """
+    if tiling.planes is not None:
+        tiling, values = _highest(tiling, values)
     scale = min(PIXELS_A_TILE / tiling.size_level0, LONGEST / max(tiling.slide))
     width, height = (max(1, round(side * scale)) for side in tiling.slide)
     sums, counts = np.zeros((height, width), np.float64), np.zeros((height, width), np.float64)
@@ -23,3 +26,11 @@ def spread(tiling: Tiling, values: Plane) -> Plane:
         sums[top:bottom, left:right] += value
         counts[top:bottom, left:right] += 1
     return np.asarray(sums / np.maximum(counts, 1), np.float32)
+
+
+def _highest(tiling: Tiling, values: Plane) -> tuple[Tiling, Plane]:
+    """Every place once, with the highest of its values."""
+    order = np.argsort(-values, kind="stable")
+    _, first = np.unique(tiling.coords[order], axis=0, return_index=True)
+    kept = np.sort(order[first])
+    return tiling.kept(kept), values[kept]

@@ -42,9 +42,9 @@ class CytoFMPretraining(Smears, Pretraining):
         tile: Pixels of a tile's side, as it is cut from the smear.
         tile_mpp: Micrometres a pixel of a tile.
         layout: ``cells`` centres a tile on every nucleus, ``grid`` lays tiles side by side where cells are.
-        z: Focal plane, from 0, or ``best``: the sharpest of each tile.
+        z: Focal plane, from 0; ``best``: the sharpest of each tile; ``all``: every plane of a tile is a tile of its own.
         min_cells: Share of a tile of the grid that must be cells.
-        most_tiles: Tiles of a smear at most, evenly spaced.
+        most_tiles: Tiles of a smear at most, evenly spaced; with ``z: all`` of all its planes together.
         image_size: Pixels of the large crops, for which the network is built.
         patch: Pixels of a patch's side.
         width: Channels of a token.
@@ -84,7 +84,7 @@ class CytoFMPretraining(Smears, Pretraining):
         tile: int = TILE,
         tile_mpp: float = TILE_MPP,
         layout: Literal["cells", "grid"] = "cells",
-        z: int | Literal["best"] = "best",
+        z: int | Literal["best", "all"] = "best",
         min_cells: float = MIN_CELLS,
         most_tiles: int = MOST_TILES,
         image_size: int = 224,
@@ -175,9 +175,9 @@ class CytoFM(Smears, BagClassification):
         tile: Pixels of a tile's side, as it is cut from the smear and seen by the network.
         tile_mpp: Micrometres a pixel of a tile.
         layout: ``cells`` centres a tile on every nucleus, ``grid`` lays tiles side by side where cells are.
-        z: Focal plane, from 0, or ``best``: the sharpest of each tile.
+        z: Focal plane, from 0; ``best``: the sharpest of each tile; ``all``: every plane of a tile is a tile of its own.
         min_cells: Share of a tile of the grid that must be cells.
-        most_tiles: Tiles of a smear at most, evenly spaced.
+        most_tiles: Tiles of a smear at most, evenly spaced; with ``z: all`` of all its planes together.
         image_size: Pixels for which the network was built.
         patch: Pixels of a patch's side.
         width: Channels of a token.
@@ -201,7 +201,7 @@ class CytoFM(Smears, BagClassification):
         tile: int = TILE,
         tile_mpp: float = TILE_MPP,
         layout: Literal["cells", "grid"] = "cells",
-        z: int | Literal["best"] = "best",
+        z: int | Literal["best", "all"] = "best",
         min_cells: float = MIN_CELLS,
         most_tiles: int = MOST_TILES,
         image_size: int = 224,

@@ -91,7 +91,7 @@ class Slides(System):
         plan = planned(reply, self.cutting.tile)
         found, seconds = self.described(plan, case, pool)
         kept = found.only_valid()
-        tiling = _restricted(plan.tiling, found.valid)
+        tiling = plan.tiling.kept(found.valid)
         lost = len(found) - len(kept)
         origin = plan.origin | ({"unreadable tiles": str(lost)} if lost else {})
         height, width = shown_shape(tiling)
@@ -107,14 +107,15 @@ class Slides(System):
         """
         started = time.monotonic()
         parts = [self._described(plan.pixels, plan.valid)]
-        coords = plan.tiling.coords
+        coords, planes = plan.tiling.coords, plan.tiling.planes
         starts = iter(range(CHUNK, len(coords), CHUNK))
         calls: deque[tuple[int, Future[Reply]]] = deque()
         while True:
             for start in starts:
-                some = coords[start : start + CHUNK]
-                call = pool.submit("tiles", case, some, plan.grid.tile_mpp, urgent=True)
-                calls.append((len(some), call))
+                some = slice(start, start + CHUNK)
+                at = () if planes is None else (planes[some],)
+                call = pool.submit("tiles", case, coords[some], plan.grid.tile_mpp, *at, urgent=True)
+                calls.append((len(coords[some]), call))
                 if len(calls) > 2 * pool.workers:
                     break
             if not calls:
@@ -123,7 +124,9 @@ class Slides(System):
             parts.append(self._described(*checked_pixels(call.result().arrays, count, self.cutting.tile)))
         features, valid = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
         facts = {**self.describing, **plan.origin}
-        found = Features(features, coords, valid, plan.grid, self.encoder_name, self.encoder_digest, facts)
+        found = Features(
+            features, coords, valid, plan.grid, self.encoder_name, self.encoder_digest, facts, planes=planes
+        )
         return check(found), plan.seconds + time.monotonic() - started
 
     def _described(self, pixels: Pixels, valid: NDArray[np.bool_]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -205,31 +208,28 @@ class Slides(System):
         with Pool(workers, reading, self.reader(), limits=self.limits) as pool, half:
             yield from embedded(self, cases, pool)
 
-    def tiles_of(self, case: Case) -> tuple[NDArray[np.int64], float]:
-        """Corners (N, 2) of a slide's tiles in level-0 pixels, and micrometres a pixel to read them at.
+    def tiles_of(self, case: Case) -> tuple[Tiling, float]:
+        """Where a slide's tiles lie, and micrometres a pixel to read them at.
 
         Raises:
             Rejected: When it cannot be read or has none.
         """
         tiles, tiling, _ = self.cutting.plan(self._shelf.open(case))
-        return tiling.coords, tiles.mpp
+        return tiling, tiles.mpp
 
-    def tile_of(self, case: Case, corner: tuple[int, int], mpp: float) -> Pixels:
-        """A tile of a slide, which stays open for the next one.
+    def tile_of(self, case: Case, tiling: Tiling, index: int, mpp: float) -> Pixels:
+        """A tile of a slide by its number; the slide stays open for the next one.
 
         Raises:
             Rejected: When it cannot be decoded.
         """
-        return self.cutting.read(self._shelf.open(case), corner, mpp)
+        x, y = (int(at) for at in tiling.coords[index])
+        return self.cutting.read(self._shelf.open(case), (x, y), mpp, tiling.plane(index))
 
     @property
     def _shelf(self) -> Shelf:
         shelf: Shelf = self.__dict__.setdefault("_slides", Shelf(self.resolution))
         return shelf
-
-
-def _restricted(tiling: Tiling, keep: NDArray[np.bool_]) -> Tiling:
-    return Tiling(tiling.coords[keep], tiling.size_level0, tiling.slide, tiling.mpp, tiling.corner, tiling.tissue)
 
 
 def reading(system: Slides) -> Mapping[str, Duty]:

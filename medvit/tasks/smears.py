@@ -48,8 +48,7 @@ class Smears(Slides):
         if result.tiles is None:
             raise ValueError("a result without tiles has none to show")
         tiling = result.tiles.tiling
-        x, y = (int(at) for at in tiling.coords[index])
-        return self.tile_of(result.case, (x, y), tiling.size_level0 * tiling.mpp / self.cutting.tile)
+        return self.tile_of(result.case, tiling, index, tiling.size_level0 * tiling.mpp / self.cutting.tile)
 
     def slide_of(self, case: Case) -> Slide:
         """The open smear of a case, which stays open for the next one of the same file.

@@ -27,7 +27,8 @@ def write_gallery(result: Result, folder: Path, run: Run) -> list[Path]:
     """Write ``gallery_<label>.png`` for every finding of a result with tiles, positive or not.
 
     Its tiles are those of the highest attention, highest first, each with its share of the attention of all tiles and its
-    centre in level-0 pixels.
+    centre in level-0 pixels. A tile that was read at several focal planes is shown once, at the plane that was attended to
+    most, with the share of all its planes.
     """
     if result.tiles is None or result.close_up is None or _pixels(result, 0) is None:
         return []
@@ -40,24 +41,34 @@ def write_gallery(result: Result, folder: Path, run: Run) -> list[Path]:
     return written
 
 
-def most_attended(attention: NDArray[np.floating], count: int = SHOWN) -> list[int]:
-    """Numbers of the tiles of the highest attention, highest first; of equal ones the first."""
-    return [int(index) for index in np.argsort(-attention, kind="stable")[:count]]
+def most_attended(
+    attention: NDArray[np.floating], coords: NDArray[np.int64], count: int = SHOWN
+) -> list[tuple[int, float]]:
+    """Numbers of the tiles of the highest attention, highest first, of equal ones the first, each with its share of it all.
+
+    Tiles at one place (coords (N, 2)) are planes of one; the highest of them stands for all.
+    """
+    _, place = np.unique(coords, axis=0, return_inverse=True)
+    sums = np.bincount(place, attention.astype(np.float64)) / (float(attention.sum()) or 1.0)
+    order = np.argsort(-attention, kind="stable")
+    first = np.sort(np.unique(place[order], return_index=True)[1])  # in order, where each place comes first
+    return [(int(index), float(sums[place[index]])) for index in order[first[:count]]]
 
 
 def _write(result: Result, finding: Finding, attention: NDArray[np.floating], run: Run, path: Path) -> Path:
-    chosen = most_attended(attention)
+    coords = result.tiles.tiling.coords if result.tiles else np.zeros((0, 2), np.int64)
+    chosen = most_attended(attention, coords)
     columns = min(COLUMNS, len(chosen))
     rows = math.ceil(len(chosen) / columns)
     width = max(columns * (SIDE + GAP) + GAP, 3 * SIDE)
     sheet = Pillow.new("RGB", (width, rows * (SIDE + LINE + GAP) + GAP + 2 * LINE), PAPER)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(10)
-    total = float(attention.sum()) or 1.0
-    for place, index in enumerate(chosen):
+    for place, (index, share) in enumerate(chosen):
         left, top = GAP + place % columns * (SIDE + GAP), GAP + place // columns * (SIDE + LINE + GAP)
         _paste(sheet, result, index, (left, top))
-        draw.text((left, top + SIDE + 1), _caption(result, index, float(attention[index]) / total), INK, font)
-    said = f"{finding.label.name} {finding.probability:.2f}: {len(chosen)} of {len(attention)} tiles by attention"
+        draw.text((left, top + SIDE + 1), _caption(result, index, share), INK, font)
+    of = len(np.unique(coords, axis=0))
+    said = f"{finding.label.name} {finding.probability:.2f}: {len(chosen)} of {of} tiles by attention"
     bottom = sheet.height - 2 * LINE
     draw.text((GAP, bottom), said, INK, font)
     draw.text((GAP, bottom + LINE), NOTICE, INK, font)
@@ -89,4 +100,5 @@ def _caption(result: Result, index: int, share: float) -> str:
         return ""
     tiling = result.tiles.tiling
     x, y = (tiling.coords[index] + tiling.size_level0 / 2).round().astype(int)
-    return f"{share:.1%} at {x}, {y}"
+    plane = tiling.plane(index)
+    return f"{share:.1%} at {x}, {y}" + ("" if plane is None else f", z {plane}")

@@ -1,7 +1,7 @@
 """Scores of tiles for QuPath and other viewers, and a picture of where the tiles lie.
 
-Source: QuPath's GeoJSON: objectType within properties, UUIDs as ids, measurements as an object, closed rings. Coordinates
-count from the scanned part, as QuPath's do.
+Source: QuPath's GeoJSON: objectType within properties, UUIDs as ids, measurements as an object, closed rings, ``plane`` within
+geometry for focal planes behind the first. Coordinates count from the scanned part, as QuPath's do.
 """
 
 import gzip
@@ -65,10 +65,16 @@ def _features(result: Result, run: Run) -> Iterator[dict[str, Any]]:
         if high:
             properties["classification"] = {"name": high[0], "color": COLOUR}
         ring = [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
+        geometry: dict[str, Any] = {"type": "Polygon", "coordinates": [ring]}
+        plane = tiles.tiling.plane(index)
+        if plane is not None:
+            properties["measurements"]["medvit: focal plane"] = plane
+        if plane:  # QuPath leaves the first one out
+            geometry["plane"] = {"c": -1, "z": plane, "t": 0}
         yield {
             "type": "Feature",
-            "id": str(uuid.uuid5(SPACE, f"{result.case.key} {run.digest} {left} {top}")),
-            "geometry": {"type": "Polygon", "coordinates": [ring]},
+            "id": str(uuid.uuid5(SPACE, f"{result.case.key} {run.digest} {left} {top}{f' {plane}' if plane else ''}")),
+            "geometry": geometry,
             "properties": properties,
         }
 

@@ -97,7 +97,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "slide.tif"
         write_pyramid(path, np.tile(picture, (-(-side // 1_280), -(-side // 1_536), 1))[:side, :side], MPP)
-        corners, _ = system.tiles_of(Case(str(path), MICROSCOPY, (path,)))
+        corners = system.tiles_of(Case(str(path), MICROSCOPY, (path,)))[0].coords
         preload(["medvit.systems.self_vit_mil"])
         pool = Pool(arguments.workers, reading, system.reader(), limits=system.limits)
         ways: dict[str, Callable[[], int]] = {

@@ -30,7 +30,15 @@ def grey(index: int) -> np.ndarray:
 
 
 def test_the_highest_attention_comes_first_and_of_equal_ones_the_first() -> None:
-    assert most_attended(np.array([0.1, 0.5, 0.5, 0.3]), 3) == [1, 2, 3]
+    places = np.array([[0, 0], [9, 0], [5, 0], [0, 7]])
+    assert most_attended(np.array([0.1, 0.5, 0.2, 0.2]), places, 3) == [(1, 0.5), (2, 0.2), (3, 0.2)]
+
+
+def test_a_cell_read_at_several_planes_is_shown_once_at_the_one_attended_to_most() -> None:
+    places = np.repeat([[0, 0], [9, 0]], 3, axis=0)
+    chosen = most_attended(np.array([0.1, 0.25, 0.05, 0.2, 0.1, 0.3]), places)
+    assert [index for index, _ in chosen] == [5, 1]
+    assert np.allclose([share for _, share in chosen], [0.6, 0.4])
 
 
 def test_the_gallery_shows_the_tiles_in_order_and_says_what_it_is(tmp_path: Path) -> None:
