@@ -19,7 +19,7 @@ $(VENV)/core: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/all: $(VENV)/core
-	$(PIP) -e .[app,codecs,video,bench,dev]
+	$(PIP) -e .[app,codecs,video,planes,bench,dev]
 	touch $@
 
 demo: $(VENV)/core

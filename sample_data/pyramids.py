@@ -72,8 +72,10 @@ def jpeg(tile: Pixels, quality: int, stream: int = IMAGE_ONLY) -> bytes:
     return buffer.getvalue()
 
 
-def write_pages(path: Path, pages: Sequence[Page], mpp: float | None, quality: int = 70, text: str = "") -> None:
-    """Writes levels whose tiles are JPEG streams made by `jpeg` with the same quality."""
+def write_pages(
+    path: Path, pages: Sequence[Page], mpp: float | None, quality: int = 70, text: str = "", stack: bool = False
+) -> None:
+    """Writes pages whose tiles are JPEG streams made by `jpeg` with the same quality: levels, or planes of one stack."""
     tables = jpeg(np.zeros((TILE, TILE, 3), np.uint8), quality, TABLES_ONLY)
     with path.open("wb") as file:
         file.write(b"II*\0\0\0\0\0")
@@ -85,7 +87,7 @@ def write_pages(path: Path, pages: Sequence[Page], mpp: float | None, quality: i
                     stored[tile] = file.tell()
                     file.write(tile)
             fields = [
-                (254, LONG, [1 if number else 0]),  # New Subfile Type: reduced
+                (254, LONG, [1 if number and not stack else 0]),  # New Subfile Type: reduced
                 (256, LONG, [page.width]),
                 (257, LONG, [page.height]),
                 (258, SHORT, [8, 8, 8]),

@@ -19,6 +19,7 @@ from PIL import Image as Pillow
 from medvit.case import read_csv
 from medvit.errors import MedvitError, Rejected, Unanswered
 from medvit.readers.focus import sharpest
+from medvit.readers.planes import UNREAD
 from medvit.readers.slide_files import Broken, Pixels, Source
 from medvit.readers.slide_open import FOCAL_PLANES, open_source
 
@@ -31,6 +32,7 @@ REGION_PIXELS = 2**26  # of a level, for one read: 256 MiB
 BLOCK = 2_048  # pixels of a level that an overview reads at a time
 SMALLEST_BLOCK = 64
 FAILURES = 1_000  # of blocks of an overview; from then on they are not divided any more
+PLANES_OF_NDPI = " The others need fastslide: pip install medvit[planes]."
 DRIFT = 0.05  # pixels by which the far edge of a tile may be off when a level is read as it is
 
 
@@ -296,4 +298,8 @@ def _left_aside(source: Source) -> list[str]:
     planes = [source.facts.get(f"dicom.{name}", "") for name in FOCAL_PLANES]
     if source.planes == 1 and any(text.isdecimal() and int(text) > 1 for text in planes):
         notes.append("Of its focal planes one is read.")
+    if unread := source.facts.get(UNREAD):
+        notes.append(
+            f"Of its {unread} focal planes one is read." + (PLANES_OF_NDPI if "hamamatsu" in source.name else "")
+        )
     return notes

@@ -13,6 +13,7 @@ from medvit.case import PICTURES
 from medvit.case import SLIDES as SUFFIXES
 from medvit.errors import Rejected, Unanswered
 from medvit.readers import tiff
+from medvit.readers.planes import with_planes
 from medvit.readers.slide_files import Broken, OpenSlideSource, PictureSource, Source, WsiDicomSource
 from medvit.readers.survey import survey_file
 
@@ -71,15 +72,15 @@ def open_source(path: Path) -> Source:
     except openslide.OpenSlideError as error:
         return _otherwise(path, error)
     if any(source.facts.get(f"dicom.{name}", "1") != "1" for name in FOCAL_PLANES):
-        return _with_planes(path, source)
+        return _by_wsidicom(path, source)
     cut = tiff.cut_at(path) if tiff.is_tiff(path) and "hamamatsu" not in source.name else None
     if cut:
         source.close()
         raise Rejected("truncated", f"It has {cut[0]} of at least {cut[1]} bytes: it was cut. Copy it again.")
-    return source
+    return with_planes(path, source)
 
 
-def _with_planes(path: Path, source: Source) -> Source:
+def _by_wsidicom(path: Path, source: Source) -> Source:
     """A DICOM slide of several focal planes through wsidicom, which reads them all; as it is where wsidicom refuses."""
     try:
         better = WsiDicomSource(_same_series(path))
