@@ -9,13 +9,15 @@ import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
+from medvit import __version__
 from medvit.atomic import whole_folder
 from medvit.case import MICROSCOPY
 from medvit.discover import DUTIES as DISCOVERY
 from medvit.errors import Halted, MedvitError, Unanswered, Unreferable
-from medvit.guard import Duty, Reply
+from medvit.guard import Duty, Pool, Reply, preload
 from medvit.result import Result, Run
 from medvit.tasks.system import System
 from medvit.writers import Writer
@@ -45,6 +47,22 @@ WRITERS: dict[str, Writer | None] = {
 OF_FILMS = frozenset({"sc", "pm", "seg"})  # writers that do not know slides
 NEED_HEAT = frozenset({"heat", "sc", "pm"})  # writers for which heat maps are computed
 WORK = ".work"  # in the run's folder: what is not finished yet
+NOBODY = Run("", __version__, "0" * 64, datetime.fromtimestamp(0, UTC))  # of a run that keeps nothing its workers write
+
+
+def pool_of(system: System, workers: int, out: Path, write: Sequence[str] = (), run: Run = NOBODY) -> Pool:
+    """The worker processes of a run, which do its `duties`.
+
+    Args:
+        system: Whose cases they read, within its limits.
+        workers: How many; 0 does everything in this process.
+        out: The run's folder.
+        write: Names of `WRITERS`.
+        run: Who answers.
+    """
+    if workers:
+        preload(["medvit.duties", type(system).__module__])
+    return Pool(workers, duties, system.reader(), out, write, run, limits=system.limits)
 
 
 def duties(system: System, out: Path, write: Sequence[str], run: Run) -> Mapping[str, Duty]:

@@ -18,11 +18,10 @@ from medvit.account import Options, begin, close, settings_of
 from medvit.atomic import locked
 from medvit.case import Case
 from medvit.data.features import Features, folder_name, write_coords, write_features
-from medvit.discover import DUTIES as DISCOVERY
 from medvit.discover import Found, discover
-from medvit.duties import WORK
+from medvit.duties import WORK, pool_of
 from medvit.errors import MedvitError, Unanswered
-from medvit.guard import Duty, Pool, preload
+from medvit.guard import Pool
 from medvit.journal import Journal, Record
 from medvit.pipeline import half
 from medvit.progress import progress
@@ -69,19 +68,13 @@ def embed(
     with locked(out):
         told = begin(out, settings, inputs, options)
         shutil.rmtree(out / WORK, ignore_errors=True)
-        preload(["medvit.duties", type(system).__module__])
-        pool = Pool(options.workers, _duties, system.reader(), limits=system.limits)
-        with Journal(out / "records.jsonl") as journal, pool:
+        with Journal(out / "records.jsonl") as journal, pool_of(system, options.workers, out) as pool:
             try:
                 found = discover(inputs, pool, system.refuse, options.modality, options.series, out / WORK)
                 _run(system, found, journal, pool, out, options, small)
             finally:
                 shutil.rmtree(out / WORK, ignore_errors=True)
             return close(out, told, found, journal, time.monotonic() - clock)
-
-
-def _duties(system: Slides) -> Mapping[str, Duty]:
-    return {**DISCOVERY, **system.duties()}
 
 
 def _run(

@@ -22,16 +22,15 @@ from medvit import NOTICE, __version__
 from medvit.atomic import locked, write_text
 from medvit.case import Case, read_csv, read_table
 from medvit.data.batch import Batch
-from medvit.duties import duties
+from medvit.duties import pool_of
 from medvit.errors import MedvitError, Unanswered
 from medvit.evaluate.assess import Answers, Points, assess, compare
 from medvit.evaluate.points import points
 from medvit.evaluate.subgroups import MOST, USUAL, band
 from medvit.explain.analytics import analysed
-from medvit.guard import Pool, preload
 from medvit.pipeline import Answer, Pipeline
 from medvit.progress import progress
-from medvit.result import Result, Run
+from medvit.result import Result
 from medvit.tasks.classification import Classification
 from medvit.tasks.findings import Findings, known_bce
 from medvit.tasks.system import System
@@ -45,7 +44,6 @@ log = logging.getLogger(__name__)
 
 NOT_GROUPS = ("path", "patient_id", "split", "mask")  # columns that make no subgroups
 ATTENTION_CASES = 32  # whose attention is looked at
-NOBODY = Run("", __version__, "0" * 64, datetime.fromtimestamp(0, UTC))  # of pictures that are not kept
 ANSWER_COLUMNS = ("case", "label", "truth", "probability", "out_of_distribution")
 
 
@@ -228,11 +226,8 @@ def answered(
 ) -> Iterator[list[Answer]]:
     """Answers batch by batch; what is written lies under ``folder``."""
     system.to(asked.device).eval()
-    if asked.workers:
-        preload(["medvit.duties", type(system).__module__])
-    pool = Pool(asked.workers, duties, system.reader(), folder, write, NOBODY, limits=system.limits)
     size = system.at_once or asked.batch_size
-    with pool:
+    with pool_of(system, asked.workers, folder, write) as pool:
         pipeline = Pipeline(system, pool, asked.device, asked.precision, Event())
         batches = (cases[start : start + size] for start in range(0, len(cases), size))
         yield from pipeline.answers(batches, {case.key for case in cases})
@@ -307,9 +302,8 @@ def _attention(system: Findings, cases: Sequence[Case], asked: Asked) -> dict[st
     """What the heads of a system of films do, on some of the cases; None where its network is no ViT of images."""
     if not isinstance(system, Classification):
         return None
-    pool = Pool(asked.workers, duties, system.reader(), Path(), (), NOBODY, limits=system.limits)
     samples = []
-    with pool:
+    with pool_of(system, asked.workers, Path()) as pool:
         for case in cases[:ATTENTION_CASES]:
             with suppress(Unanswered):
                 samples.append(system.collect(case, pool.submit("read", case).result(), pool)[0])

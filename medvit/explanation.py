@@ -19,12 +19,12 @@ from medvit.case import Case, read_csv, read_table
 from medvit.codes import Label
 from medvit.data.batch import Batch, Sample
 from medvit.discover import discover
-from medvit.duties import WORK, duties
+from medvit.duties import WORK, pool_of
 from medvit.errors import MedvitError, Unanswered
 from medvit.explain.bags import spread
 from medvit.explain.faithfulness import RANDOM, Asked, judged, table
 from medvit.explain.subjects import Bags, Subject, subject_of
-from medvit.guard import Pool, preload
+from medvit.guard import Pool
 from medvit.image import rescaled
 from medvit.progress import progress
 from medvit.result import Finding, Heatmap, Result, Run
@@ -100,7 +100,7 @@ def explain(
     found.eval()
     run = Run(type(system).__name__, __version__, digest, datetime.now(UTC))
     counts = {"explained": 0, "refused": 0}
-    with locked(out), _pool(found, out, ("heat",), run, workers) as pool:
+    with locked(out), pool_of(found, workers, out, ("heat",), run) as pool:
         listed = discover(inputs, pool, found.refuse, (), (), out / WORK)
         with progress(len(listed), "inputs") as advance:
             for one in listed:
@@ -165,8 +165,7 @@ def score(
     _refuse_unknown(methods, methods_of(system), "--method")
     cases = read_table(cases_table, asked, boxes).get(split, [])
     masks = {str((cases_table.parent / row["path"]).resolve()): row.get("mask", "") for row in header}
-    run = Run(type(system).__name__, __version__, "0" * 64, datetime.now(UTC))
-    with locked(out), _pool(found, out, (), run, workers) as pool:
+    with locked(out), pool_of(found, workers, out) as pool:
         by_net = _questions(found, _chosen(cases, asked, most), pool, cases_table.parent, masks, mask_values)
         told: dict[str, list[dict[str, float]]] = {}
         patients: list[str] = []
@@ -257,12 +256,6 @@ def _tiles_in(mask: Path | None, sample: Sample, values: Sequence[int]) -> Tenso
     last = np.maximum(((sample.tiling.coords + sample.tiling.size_level0) * scale).round().astype(int), first + 1)
     inside = [plane[t:b, left:r].mean() for (left, t), (r, b) in zip(first, last, strict=True)]
     return torch.tensor([share >= SHARE for share in inside])
-
-
-def _pool(system: Findings, out: Path, write: Sequence[str], run: Run, workers: int) -> Pool:
-    if workers:
-        preload(["medvit.duties", type(system).__module__])
-    return Pool(workers, duties, system.reader(), out, write, run, limits=system.limits)
 
 
 def _refuse_unknown(given: Sequence[str], known: Sequence[str], option: str) -> None:

@@ -22,9 +22,8 @@ from medvit.account import Options, begin, close, refuse_small_disk, settings_of
 from medvit.atomic import locked
 from medvit.case import digest
 from medvit.discover import Found, discover
-from medvit.duties import NEED_HEAT, WORK, duties
+from medvit.duties import NEED_HEAT, WORK, pool_of
 from medvit.errors import Halted, MedvitError, Unanswered
-from medvit.guard import Pool, preload
 from medvit.journal import Journal, Record
 from medvit.memory import keep_memory
 from medvit.pipeline import Pipeline
@@ -72,10 +71,10 @@ def predict(
         shutil.rmtree(out / WORK, ignore_errors=True)
         started = datetime.fromisoformat(told["started"])
         run = Run(type(system).__name__, __version__, checkpoint["sha256"], started, options.synthetic_geometry)
-        if options.workers:
-            preload(["medvit.duties", type(system).__module__])
-        pool = Pool(options.workers, duties, system.reader(), out, options.write, run, limits=system.limits)
-        with Journal(out / "records.jsonl") as journal, pool:
+        with (
+            Journal(out / "records.jsonl") as journal,
+            pool_of(system, options.workers, out, options.write, run) as pool,
+        ):
             try:
                 found = list(
                     _mine(
