@@ -18,7 +18,7 @@ from medvit.image import Tiling
 from medvit.readers.sheet import Sheet
 from medvit.readers.slide import Slide, read_mpp_table
 from medvit.readers.stain import normalise_stain
-from medvit.readers.tiles import Tiles, find_tiles, map_tissue
+from medvit.readers.tiles import Tiles, TissueMap, find_tiles, map_tissue
 
 Pixels = NDArray[np.uint8]
 CHUNK = 64  # tiles that a worker reads in one call
@@ -99,26 +99,30 @@ class Cutting:
         """
         tissue = map_tissue(slide, self.tile * self.mpp)
         tiles = find_tiles(slide, self.tile, self.mpp, min_tissue=self.min_tissue, tissue=tissue)
-        kept = thinned(len(tiles), self.most)
+        return tiles, *self.laid(slide, tiles, thinned(len(tiles), self.most), tissue)
+
+    def laid(
+        self,
+        slide: Slide,
+        tiles: Tiles,
+        kept: NDArray[np.int64],
+        tissue: TissueMap,
+        facts: Mapping[str, str] | None = None,
+    ) -> tuple[Tiling, dict[str, str]]:
+        """Where the tiles that are kept lie, on what was found, and what to say of the slide, with further facts, and them."""
         every = max(1, -(-max(tissue.mask.shape) // MASK_SIDE))
-        tiling = Tiling(
-            tiles.coords[kept],
-            tiles.size_level0,
-            slide.size,
-            slide.mpp,
-            slide.bounds[:2],
-            tissue.mask[::every, ::every],
-        )
-        said = f"{len(kept)} of {self.tile} px at {tiles.mpp:.4g} um"
+        shown = tissue.mask[::every, ::every]
+        tiling = Tiling(tiles.coords[kept], tiles.size_level0, slide.size, slide.mpp, slide.bounds[:2], shown)
         origin = {
             "reader": slide.reader,
             "mpp": f"{slide.mpp:.6g}",
             "mpp_source": slide.mpp_source,
-            "tiles": said if len(kept) == len(tiles) else f"{said}, evenly spaced among {len(tiles)}",
+            **(facts or {}),
+            "tiles": among(f"{len(kept)} of {self.tile} px at {tiles.mpp:.4g} um", len(kept), len(tiles)),
         }
         if slide.notes:
             origin["notes"] = " ".join(slide.notes)
-        return tiles, tiling, origin
+        return tiling, origin
 
     def read(self, slide: Slide, corner: tuple[int, int], mpp: float, plane: int | None = None) -> Pixels:
         """A tile, its stain normalised where that is asked for and its colours allow it.
@@ -230,6 +234,11 @@ def thinned(count: int, most: int) -> NDArray[np.int64]:
     if count <= most:
         return np.arange(count)
     return np.linspace(0, count - 1, most).round().astype(np.int64)
+
+
+def among(said: str, kept: int, count: int) -> str:
+    """What is said of the tiles that are kept, and of how many they are where they are not all."""
+    return said if kept == count else f"{said}, evenly spaced among {count}"
 
 
 def shown_mpp(slide: Slide | Tiling) -> float:

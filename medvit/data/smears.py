@@ -1,12 +1,12 @@
 """How smears are cut: a crop around every cell, or a grid where cells are, each at a focal plane; and pictures of cells."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medvit.data.slides import MASK_SIDE, Cutting, thinned
+from medvit.data.slides import Cutting, among, thinned
 from medvit.errors import MedvitError, Rejected
 from medvit.image import Tiling
 from medvit.readers.cells import Layout, find_cells, map_cells
@@ -55,37 +55,17 @@ class CellCutting(Cutting):
             return self._plan_pictures(slide)
         if isinstance(self.z, int) and self.z >= slide.planes:
             raise Rejected("plane", f"It has {slide.planes} focal planes, counted from 0; there is no plane {self.z}.")
-        mask, centres = map_cells(slide)
-        tiles = find_cells(
-            slide, self.tile, self.mpp, layout=self.layout, min_cells=self.min_tissue, cells=(mask, centres)
-        )
+        cells = map_cells(slide)
+        tiles = find_cells(slide, self.tile, self.mpp, layout=self.layout, min_cells=self.min_tissue, cells=cells)
+        mask, centres = cells
+        facts = {"cells": str(len(centres))}
+        if slide.planes > 1:
+            said = {"best": "the sharpest of each tile", "all": "every one of each tile"}
+            facts["focal planes"] = f"{slide.planes}, read: {said.get(str(self.z), f'number {self.z}')}"
         each = slide.planes if self.z == "all" else 1
         kept = thinned(len(tiles), max(1, self.most // each))
-        every = max(1, -(-max(mask.mask.shape) // MASK_SIDE))
-        tiling = Tiling(
-            np.repeat(tiles.coords[kept], each, axis=0),
-            tiles.size_level0,
-            slide.size,
-            slide.mpp,
-            slide.bounds[:2],
-            mask.mask[::every, ::every],
-            self._planes(len(kept), each),
-        )
-        said = f"{len(kept)} of {self.tile} px at {tiles.mpp:.4g} um"
-        origin = {
-            "reader": slide.reader,
-            "mpp": f"{slide.mpp:.6g}",
-            "mpp_source": slide.mpp_source,
-            "cells": str(len(centres)),
-            "tiles": said if len(kept) == len(tiles) else f"{said}, evenly spaced among {len(tiles)}",
-        }
-        if slide.planes > 1:
-            read = {"best": "the sharpest of each tile", "all": "every one of each tile"}.get(
-                str(self.z), f"number {self.z}"
-            )
-            origin["focal planes"] = f"{slide.planes}, read: {read}"
-        if slide.notes:
-            origin["notes"] = " ".join(slide.notes)
+        tiling, origin = self.laid(slide, tiles, kept, mask, facts)
+        tiling = replace(tiling, coords=np.repeat(tiling.coords, each, axis=0), planes=self._planes(len(kept), each))
         return tiles, tiling, origin
 
     def _planes(self, tiles: int, each: int) -> NDArray[np.int64] | None:
@@ -99,11 +79,10 @@ class CellCutting(Cutting):
         kept = thinned(len(sheet.files), self.most)
         corners = sheet.corners[kept]
         tiles = Tiles(corners, np.ones(len(kept), np.float32), self.tile, SIDE / self.tile, SIDE / self.tile, 0, SIDE)
-        said = f"{len(kept)} pictures of cells, as {self.tile} px"
         origin = {
             "reader": sheet.reader,
             "mpp_source": sheet.mpp_source,
-            "tiles": said if len(kept) == len(sheet.files) else f"{said}, evenly spaced among {len(sheet.files)}",
+            "tiles": among(f"{len(kept)} pictures of cells, as {self.tile} px", len(kept), len(sheet.files)),
         }
         everywhere = np.ones((sheet.size[1] // SIDE, sheet.columns), np.bool_)
         return tiles, Tiling(corners, SIDE, sheet.size, sheet.mpp, (0, 0), everywhere), origin
