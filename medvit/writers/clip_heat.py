@@ -3,7 +3,6 @@
 Source: none; the curve of a frame's importance is the mean of the map over the frame.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,8 @@ from medvit.codes import file_name
 from medvit.errors import Unreferable
 from medvit.image import Plane
 from medvit.result import Heatmap, Result, Run
-from medvit.writers.heat import CAPTION_MIN_ROWS, overlay, write_caption
+from medvit.writers.heat import overlay, write_numbers
+from medvit.writers.picture import write_caption, write_png
 
 LONGEST = 320  # pixels of a film's longer side
 MOST = 64  # frames of a film; of longer clips some are left out
@@ -56,7 +56,7 @@ def write_clip_heat(result: Result, folder: Path, run: Run) -> list[Path]:
         curve = importance(heat.values, len(frames))
         words = f"{heat.label.name} {finding.probability:.2f}   regions that influenced this score   {NOTICE}"
         written += [
-            _numbers(heat, curve, run, stem.with_suffix(".npz")),
+            write_numbers(heat, run, stem.with_suffix(".npz"), importance=curve),
             _film(frames, heat, curve, stem.with_suffix(".gif")),
             _picture(frames, heat, curve, words, stem.with_suffix(".png")),
         ]
@@ -81,29 +81,6 @@ def at_frame(values: Plane, index: int, frames: int) -> Plane:
 def _slice_at(index: NDArray[np.integer], frames: int, slices: int) -> NDArray[np.float64]:
     """Where frames lie among the slices, counted from the middle of the first one."""
     return (index + 0.5) * slices / frames - 0.5
-
-
-def _numbers(heat: Heatmap, curve: NDArray[np.float32], run: Run, path: Path) -> Path:
-    about = {
-        "label": heat.label.name,
-        "code": str(heat.label.code),
-        "method": heat.method,
-        "system": run.system,
-        "version": run.version,
-        "weights_sha256": run.digest,
-        "notice": NOTICE,
-    }
-    with whole(path) as part, part.open("wb") as file:
-        np.savez_compressed(
-            file,
-            values=heat.values,
-            importance=curve,
-            box=np.array(heat.fit.box),
-            source=np.array(heat.fit.source),
-            model=np.array(heat.fit.model),
-            about=np.array(json.dumps(about)),
-        )
-    return path
 
 
 def _coloured(frames: Plane, heat: Heatmap, index: int) -> Pillow.Image:
@@ -144,8 +121,5 @@ def _draw_curve(pen: ImageDraw.ImageDraw, curve: NDArray[np.float32], index: int
 def _picture(frames: Plane, heat: Heatmap, curve: NDArray[np.float32], words: str, path: Path) -> Path:
     peak = int(curve.argmax())
     picture = Pillow.fromarray(overlay(frames[peak], heat.fit.to_source(at_frame(heat.values, peak, len(frames)))))
-    if picture.height >= CAPTION_MIN_ROWS:
-        write_caption(picture, f"{words}   frame {peak + 1} of {len(frames)}")
-    with whole(path) as part:
-        picture.save(part, "PNG", compress_level=1)
-    return path
+    write_caption(picture, f"{words}   frame {peak + 1} of {len(frames)}")
+    return write_png(picture, path)

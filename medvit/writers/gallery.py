@@ -7,13 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 from PIL import ImageDraw, ImageFont
-from PIL.PngImagePlugin import PngInfo
 
 from medvit import NOTICE
-from medvit.atomic import whole
 from medvit.codes import file_name
 from medvit.errors import Unanswered
 from medvit.result import Finding, Result, Run
+from medvit.writers.picture import software, write_png
 
 SHOWN = 24  # tiles of a gallery, at most
 COLUMNS = 6
@@ -72,12 +71,7 @@ def _write(result: Result, finding: Finding, attention: NDArray[np.floating], ru
     bottom = sheet.height - 2 * LINE
     draw.text((GAP, bottom), said, INK, font)
     draw.text((GAP, bottom + LINE), NOTICE, INK, font)
-    info = PngInfo()
-    info.add_text("Description", f"{said}. {NOTICE}")
-    info.add_text("Software", f"{run.system}, medvit {run.version}, weights SHA-256 {run.digest}")
-    with whole(path) as part:
-        sheet.save(part, "PNG", pnginfo=info, compress_level=6)
-    return path
+    return write_png(sheet, path, {"Description": f"{said}. {NOTICE}", "Software": software(run)}, effort=6)
 
 
 def _paste(sheet: Pillow.Image, result: Result, index: int, at: tuple[int, int]) -> None:

@@ -19,6 +19,7 @@ from medvit.atomic import whole
 from medvit.image import Plane, rescaled
 from medvit.readers.tiles import TissueMap, preview
 from medvit.result import Result, Run
+from medvit.writers.picture import write_png
 
 SPACE = uuid.UUID("6d656476-6974-5000-8000-74696c657300")  # of the ids of tiles
 COLOUR = (200, 0, 0)
@@ -95,7 +96,4 @@ def _preview(result: Result, folder: Path) -> list[Path]:
     pixels = np.ascontiguousarray((shown.transpose(1, 2, 0) * 255).round().astype(np.uint8))
     mask = Pillow.fromarray(tiling.tissue).resize((pixels.shape[1], pixels.shape[0]), Pillow.Resampling.NEAREST)
     tissue = TissueMap(pixels, np.asarray(mask), tiling.slide[0] * tiling.mpp / pixels.shape[1])
-    path = folder / PREVIEW
-    with whole(path) as part:
-        Pillow.fromarray(preview(tiling, tiling, tissue)).save(part, "PNG", compress_level=1)
-    return [path]
+    return [write_png(Pillow.fromarray(preview(tiling, tiling, tissue)), folder / PREVIEW)]

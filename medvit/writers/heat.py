@@ -2,23 +2,22 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
-from PIL import ImageDraw, ImageFont
-from PIL.PngImagePlugin import PngInfo
 
 from medvit import NOTICE
 from medvit.atomic import whole
 from medvit.codes import file_name
 from medvit.image import Plane
 from medvit.result import Finding, Heatmap, Result, Run
+from medvit.writers.picture import software, write_caption, write_png
 
 FAINT = 0.6  # relevance below this quantile is left transparent
 OPACITY = 0.55
 SAMPLE = 256  # rows or columns that the quantile is taken from, at least
-CAPTION_MIN_ROWS = 200  # smaller pictures cannot carry a readable line
 # Matplotlib's "inferno" (CC0) at nine steps: perceptually uniform and readable for the colour-blind.
 INFERNO = np.array([
     (0, 0, 4), (31, 12, 72), (85, 15, 109), (136, 34, 106), (186, 54, 85),
@@ -46,13 +45,14 @@ def write_heat(result: Result, folder: Path, run: Run) -> list[Path]:
     for heat in result.heatmaps:
         stem = folder / f"heat_{file_name(heat.label.name)}"
         written += [
-            _write_numbers(heat, run, stem.with_suffix(".npz")),
+            write_numbers(heat, run, stem.with_suffix(".npz")),
             _write_picture(film, heat, probability[heat.label.name], run, stem.with_suffix(".png")),
         ]
     return written
 
 
-def _write_numbers(heat: Heatmap, run: Run, path: Path) -> Path:
+def write_numbers(heat: Heatmap, run: Run, path: Path, **more: Any) -> Path:
+    """A map as numbers, with its place in the source and what made it; ``more`` are arrays beside them."""
     about = {
         "label": heat.label.name,
         "code": str(heat.label.code),
@@ -66,6 +66,7 @@ def _write_numbers(heat: Heatmap, run: Run, path: Path) -> Path:
         np.savez_compressed(
             file,
             values=heat.values,
+            **more,
             box=np.array(heat.fit.box),
             source=np.array(heat.fit.source),
             model=np.array(heat.fit.model),
@@ -77,14 +78,8 @@ def _write_numbers(heat: Heatmap, run: Run, path: Path) -> Path:
 def _write_picture(film: Plane, heat: Heatmap, finding: Finding, run: Run, path: Path) -> Path:
     picture = Pillow.fromarray(overlay(film, heat.fit.to_source(heat.values)))
     caption = f"{heat.label.name} {finding.probability:.2f}   regions that influenced this score   {NOTICE}"
-    if picture.height >= CAPTION_MIN_ROWS:
-        write_caption(picture, caption)
-    info = PngInfo()
-    info.add_text("Description", f"{caption} Method: {heat.method}.")
-    info.add_text("Software", f"{run.system}, medvit {run.version}, weights SHA-256 {run.digest}")
-    with whole(path) as part:
-        picture.save(part, "PNG", pnginfo=info, compress_level=1)
-    return path
+    write_caption(picture, caption)
+    return write_png(picture, path, {"Description": f"{caption} Method: {heat.method}.", "Software": software(run)})
 
 
 def overlay(film: Plane, relevance: Plane) -> NDArray[np.uint8]:
@@ -106,15 +101,3 @@ def overlay(film: Plane, relevance: Plane) -> NDArray[np.uint8]:
         colour = np.interp(steps, np.linspace(0, 1, len(INFERNO)), INFERNO[:, channel])
         blended[..., channel] = (under + (weight * colour).astype(np.uint16)[level] + 127) // 255  # below 2**16
     return blended
-
-
-def write_caption(picture: Pillow.Image, text: str) -> None:
-    """A dark line at the bottom with the text as large as fits."""
-    draw = ImageDraw.Draw(picture)
-    size = max(picture.height // 40, 9)
-    font = ImageFont.load_default(size)
-    width = draw.textlength(text, font)
-    if width > picture.width * 0.96:
-        font = ImageFont.load_default(max(size * picture.width * 0.96 / width, 5))
-    draw.rectangle((0, picture.height - 1.6 * size, picture.width, picture.height), fill=(0, 0, 0))
-    draw.text((picture.width * 0.01, picture.height - 1.4 * size), text, fill=(230, 230, 230), font=font)

@@ -5,14 +5,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
-from PIL.PngImagePlugin import PngInfo
 from scipy.ndimage import binary_erosion
 
 from medvit import NOTICE
-from medvit.atomic import whole
 from medvit.codes import file_name
 from medvit.result import Region, Result, Run
-from medvit.writers.heat import CAPTION_MIN_ROWS, write_caption
+from medvit.writers.picture import write_caption, write_png
 
 COLOURS = np.array([
     (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167),
@@ -30,16 +28,16 @@ def write_mask_pictures(result: Result, folder: Path, run: Run) -> list[Path]:
     written = []
     for region in result.regions:
         if region.mask.ndim == 2:
-            written.append(_write_png(region.mask.astype(np.uint8) * 255, _told(region, run), folder / _name(region)))
+            mask = Pillow.fromarray(region.mask.astype(np.uint8) * 255)
+            written.append(write_png(mask, folder / _name(region), {"Description": _told(region, run)}))
     pixels = result.read(result.case).pixels  # (C, D, H, W)
     masks = [region.mask.reshape(-1, *region.mask.shape[-2:]) for region in result.regions]  # (D, H, W)
     number = int(np.sum([mask.sum(axis=(1, 2)) for mask in masks], axis=0).argmax())
     picture = Pillow.fromarray(drawn(pixels[:, number], [mask[number] for mask in masks]))
     shown = f"slice {number}   " if pixels.shape[1] > 1 else ""
     caption = f"{shown}{', '.join(f'{r.label.name} {r.score:.2f}' for r in result.regions)}   {NOTICE}"
-    if picture.height >= CAPTION_MIN_ROWS:
-        write_caption(picture, caption)
-    return [*written, _write_png(np.asarray(picture), caption, folder / "masks.png")]
+    write_caption(picture, caption)
+    return [*written, write_png(picture, folder / "masks.png", {"Description": caption})]
 
 
 def drawn(planes: NDArray[np.float32], masks: list[NDArray[np.bool_]]) -> NDArray[np.uint8]:
@@ -57,11 +55,3 @@ def _name(region: Region) -> str:
 
 def _told(region: Region, run: Run) -> str:
     return f"{region.label.name}, score {region.score:.3f}. {run.system}, weights SHA-256 {run.digest}. {NOTICE}"
-
-
-def _write_png(pixels: NDArray[np.uint8], text: str, path: Path) -> Path:
-    info = PngInfo()
-    info.add_text("Description", text)
-    with whole(path) as part:
-        Pillow.fromarray(pixels).save(part, "PNG", pnginfo=info, compress_level=1)
-    return path

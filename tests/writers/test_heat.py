@@ -13,7 +13,8 @@ from medvit.case import Case
 from medvit.codes import labels_of
 from medvit.image import Fit, Image
 from medvit.result import Finding, Heatmap, Result
-from medvit.writers.heat import CAPTION_MIN_ROWS, overlay, write_heat
+from medvit.writers.heat import overlay, write_heat
+from medvit.writers.picture import CAPTION_MIN_ROWS
 
 RNG = np.random.default_rng(0)
 FILM = (RNG.random((1, 150, 181)) * 0.8).astype(np.float32)
