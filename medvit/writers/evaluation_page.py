@@ -1,18 +1,13 @@
 """The HTML of ``evaluation.html``: one file, no script, no address outside it, drawings as inline SVG."""
 
-from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from hashlib import sha256
 from html import escape
-from string import Template
 from typing import Any
 
-from medvit import NOTICE
 from medvit.writers import charts
 from medvit.writers.page import plain, shown
-from medvit.writers.style import CSS
+from medvit.writers.style import document
 
-STYLE = CSS + charts.CSS
 FOREST_MOST = 60  # rows of a forest plot
 WORDS = {
     "auroc": "AUROC", "auprc": "AUPRC", "brier": "Brier score", "ece": "Calibration error (ECE)",
@@ -20,23 +15,9 @@ WORDS = {
     "ppv": "Positive predictive value", "npv": "Negative predictive value",
 }  # fmt: skip
 
-PAGE = Template("""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src '$allowed'; img-src data:; \
-base-uri 'none'; form-action 'none'">
-<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="referrer" content="no-referrer">
-<meta name="robots" content="noindex"><meta name="color-scheme" content="light dark">
-<title>$title</title><style>$css</style></head><body>
-<p class="notice">$notice</p>
-<header><h1>$title</h1><p class="by">$by</p></header>
-<main>
-$sections
-</main>
-<footer><p>Every number of this page is in <b>evaluation.json</b>, every answer in <b>answers.csv</b>. Intervals are 95 %,
+FOOT = """<p>Every number of this page is in <b>evaluation.json</b>, every answer in <b>answers.csv</b>. Intervals are 95 %,
 by drawing patients anew. Cases go by the key that they have in answers.csv; this page names no patient.</p>
-<p>$notice</p></footer>
-</body></html>
-""")
+"""
 
 
 def evaluation_page(told: Mapping[str, Any], pictures: Mapping[tuple[str, str], str]) -> str:
@@ -48,14 +29,9 @@ def evaluation_page(told: Mapping[str, Any], pictures: Mapping[tuple[str, str], 
     """
     sections = [_overview(told), _summary(told), *(_label(name, one) for name, one in told["labels"].items())]
     sections += [_groups(told), _against(told), _worst(told, pictures), _attention(told)]
-    return PAGE.substitute(
-        allowed=f"sha256-{b64encode(sha256(STYLE.encode()).digest()).decode()}",
-        title=f"{plain(told['system'])}: {told['cases']:,} cases of split {plain(told['split'])}",
-        css=STYLE,
-        notice=escape(NOTICE),
-        by=f"{shown(told['checkpoint']['name'])} · {shown(told['table'])} · medvit {shown(told['medvit'])}",
-        sections="\n".join(part for part in sections if part),
-    )
+    title = f"{plain(told['system'])}: {told['cases']:,} cases of split {plain(told['split'])}"
+    by = f"{shown(told['checkpoint']['name'])} · {shown(told['table'])} · medvit {shown(told['medvit'])}"
+    return document(title, by, [part for part in sections if part], FOOT, more_css=charts.CSS)
 
 
 def number(told: Sequence[float | None] | None) -> str:

@@ -1,15 +1,11 @@
 """The HTML of ``report.html``: no script, no address outside the file, every text escaped, drawings as inline SVG."""
 
 import unicodedata
-from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
-from hashlib import sha256
 from html import escape
-from string import Template
 from typing import Any
 
-from medvit import NOTICE
-from medvit.writers.style import CSS
+from medvit.writers.style import document
 from medvit.writers.table import FORMULA
 from medvit.writers.tally import BINS, Histogram, Slow, Strong, Tally
 
@@ -58,23 +54,9 @@ OTHERWISE = {
     "failed": "Go on with --resume; if it fails again, report it with run.json.",
 }
 
-PAGE = Template("""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src '$allowed'; img-src data:; \
-base-uri 'none'; form-action 'none'">
-<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="referrer" content="no-referrer">
-<meta name="robots" content="noindex"><meta name="color-scheme" content="light dark">
-<title>$title</title><style>$css</style></head><body>
-<p class="notice">$notice</p>
-<header><h1>$headline</h1><p class="by">$by</p></header>
-<main>
-$sections
-</main>
-<footer><p>Cases go by the key that they have in <b>inputs.csv</b> and <b>results.csv</b> beside this page, where their files
+FOOT = """<p>Cases go by the key that they have in <b>inputs.csv</b> and <b>results.csv</b> beside this page, where their files
 and UIDs stand; results lie in <b>cases/</b>, and what answered is in <b>run.json</b>. This page names no patient.</p>
-<p>$versions</p><p>$notice</p></footer>
-</body></html>
-""")
+"""
 
 
 def page(tally: Tally, run: Mapping[str, Any], pictures: Mapping[tuple[str, str], str]) -> str:
@@ -94,16 +76,9 @@ def page(tally: Tally, run: Mapping[str, Any], pictures: Mapping[tuple[str, str]
         _unanswered(tally),
         f'<div class="two">{_material(tally)}{_timing(tally, run)}</div>',
     )
-    return PAGE.substitute(
-        allowed=f"sha256-{b64encode(sha256(CSS.encode()).digest()).decode()}",
-        title=f"medvit: {answered}",
-        css=CSS,
-        notice=escape(NOTICE),
-        headline=answered,
-        by=f"{shown(_system(run))} · {_when(run)} · {_duration(_seconds(run))}",
-        sections="\n".join(sections),
-        versions=shown(" · ".join(f"{name} {number}" for name, number in sorted(run.get("versions", {}).items()))),
-    )
+    versions = shown(" · ".join(f"{name} {number}" for name, number in sorted(run.get("versions", {}).items())))
+    by = f"{shown(_system(run))} · {_when(run)} · {_duration(_seconds(run))}"
+    return document(f"medvit: {answered}", by, sections, f"{FOOT}<p>{versions}</p>", headline=answered)
 
 
 def shown(value: object) -> str:

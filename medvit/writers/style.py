@@ -1,5 +1,29 @@
-"""The looks of ``report.html``: calm in a dark reading room, on paper, and for the colour-blind (Okabe and Ito's colours)."""
+"""What every page that is written shares: its frame, and looks that are calm in a dark reading room, on paper, and for the
+colour-blind (Okabe and Ito's colours)."""
 
+from base64 import b64encode
+from collections.abc import Sequence
+from hashlib import sha256
+from html import escape
+from string import Template
+
+from medvit import NOTICE
+
+PAGE = Template("""<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src '$allowed'; img-src data:; \
+base-uri 'none'; form-action 'none'">
+<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="referrer" content="no-referrer">
+<meta name="robots" content="noindex"><meta name="color-scheme" content="light dark">
+<title>$title</title><style>$css</style></head><body>
+<p class="notice">$notice</p>
+<header><h1>$headline</h1><p class="by">$by</p></header>
+<main>
+$sections
+</main>
+<footer>$foot<p>$notice</p></footer>
+</body></html>
+""")
 CSS = """
 :root { color-scheme: light dark; --paper: #fbfbf9; --card: #ffffff; --ink: #1d2327; --soft: #5d676e; --rule: #e1e4e3;
   --ok: #0072b2; --skipped: #9aa3a8; --rejected: #e69f00; --failed: #d55e00; --left: #d3d8da; --below: #c3cace; }
@@ -69,3 +93,27 @@ path.axis { stroke: var(--rule); } path.line { stroke: var(--ink); stroke-dashar
   figure, tr, .cards, .two { break-inside: avoid; } h2, section > p { break-after: avoid; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
 """
+
+
+def document(title: str, by: str, sections: Sequence[str], foot: str, *, headline: str = "", more_css: str = "") -> str:
+    """A page that runs no script and fetches nothing: its style is allowed by its digest, pictures are ``data:``.
+
+    Args:
+        title: Of the window, and the headline where there is no other.
+        by: Below the headline: who answered, when.
+        sections: HTML, one below the other.
+        foot: HTML above the last notice.
+        headline: Of the page.
+        more_css: Behind `CSS`.
+    """
+    css = CSS + more_css
+    return PAGE.substitute(
+        allowed=f"sha256-{b64encode(sha256(css.encode()).digest()).decode()}",
+        title=title,
+        css=css,
+        notice=escape(NOTICE),
+        headline=headline or title,
+        by=by,
+        sections="\n".join(sections),
+        foot=foot,
+    )
