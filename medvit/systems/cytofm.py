@@ -8,9 +8,9 @@ backbone and 224 pixels; ImageNet's colour statistics are iBOT's. Tiles, their r
 """
 
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal
 
-from torch import Tensor, nn
+from torch import nn
 
 from medvit import weights as weights_files
 from medvit.codes import labels_of
@@ -20,7 +20,7 @@ from medvit.nets.ibot import IBOT
 from medvit.nets.mil import ABMIL
 from medvit.nets.vit import ViT
 from medvit.tasks.bags import BagClassification
-from medvit.tasks.pretraining import Pretraining
+from medvit.tasks.slides import TilePretraining
 from medvit.tasks.smears import Smears
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as in iBOT's training
@@ -35,7 +35,7 @@ DROP_PATH = 0.1  # of the student
 ATTENTION = 256  # channels; what re-users of CytoFM report
 
 
-class CytoFMPretraining(Smears, Pretraining):
+class CytoFMPretraining(Smears, TilePretraining):
     """IBOT on the cells of smears without labels.
 
     Args:
@@ -156,15 +156,6 @@ class CytoFMPretraining(Smears, Pretraining):
         self.size = image_size
         if weights:
             weights_files.load(objective, weights, weights_files.dino)
-
-    @property
-    def encoder(self) -> ViT:
-        """The teacher's backbone."""
-        return cast(ViT, self.objective.encoder)
-
-    def views(self, batch: Any) -> list[Tensor]:
-        """Crops (V, B, 3, H, W), large ones first, normalised here and not by whoever cut them."""
-        return [self.normalised(crops) for crops in batch.crops]
 
 
 class CytoFM(Smears, BagClassification):

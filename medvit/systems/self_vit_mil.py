@@ -7,9 +7,9 @@ more than 75 % of it; here tissue is found as `medvit.readers.tissue` says.
 """
 
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal
 
-from torch import Tensor, nn
+from torch import nn
 
 from medvit import weights as weights_files
 from medvit.codes import labels_of
@@ -18,8 +18,7 @@ from medvit.nets.dino import DINO, Head, initialise_normal
 from medvit.nets.mil import DSMIL
 from medvit.nets.vit import ViT
 from medvit.tasks.bags import BagClassification
-from medvit.tasks.pretraining import Pretraining
-from medvit.tasks.slides import Slides
+from medvit.tasks.slides import Slides, TilePretraining
 
 MEAN, STD = (0.6223, 0.4763, 0.6009), (0.2012, 0.2190, 0.1722)  # of Camelyon16 tiles, as the release computed them
 TILE, TILE_MPP = 224, 0.486  # "20x" is twice the pixels of the slides of RUMC
@@ -31,7 +30,7 @@ MIL_BETAS = (0.5, 0.9)
 DROP_PATH = 0.1  # of the student
 
 
-class SelfViTMILPretraining(Slides, Pretraining):
+class SelfViTMILPretraining(TilePretraining):
     """DINO on the tiles of slides without labels.
 
     Args:
@@ -127,15 +126,6 @@ class SelfViTMILPretraining(Slides, Pretraining):
         self.size = image_size
         if weights:
             weights_files.load(objective, weights, weights_files.dino)
-
-    @property
-    def encoder(self) -> ViT:
-        """The teacher's backbone."""
-        return cast(ViT, self.objective.encoder)
-
-    def views(self, batch: Any) -> list[Tensor]:
-        """Crops (V, B, 3, H, W), large ones first, normalised here and not by whoever cut them."""
-        return [self.normalised(crops) for crops in batch.crops]
 
 
 class SelfViTMIL(Slides, BagClassification):

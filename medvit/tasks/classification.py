@@ -12,12 +12,12 @@ from medvit.explain.vit_methods import VIT_METHODS
 from medvit.nets.vit import ViT
 from medvit.optim import layer_decay_groups, scaled_lr
 from medvit.result import Finding, Heatmap, Result
-from medvit.tasks.findings import Findings, known_bce
+from medvit.tasks.findings import ImageFindings
 
 EXPLAIN_CHUNK = 16  # images explained at once; every block's attention and gradient is held
 
 
-class Classification(Findings):
+class Classification(ImageFindings):
     """Multi-label classification by a ViT.
 
     Args:
@@ -31,6 +31,7 @@ class Classification(Findings):
     """
 
     explainer: ClassVar[str] = GRADIENT_ATTENTION  # how heat maps are made, one of `VIT_METHODS`
+    net: ViT
 
     def __init__(
         self,
@@ -43,24 +44,9 @@ class Classification(Findings):
         layer_decay: float,
         warmup_epochs: float,
     ) -> None:
-        super().__init__(labels)
-        self.net = net
+        super().__init__(net, labels)
         self.base_lr, self.min_lr, self.weight_decay = base_lr, min_lr, weight_decay
         self.layer_decay, self.warmup_epochs = layer_decay, warmup_epochs
-
-    def inputs(self, batch: Batch) -> Tensor:
-        """What the network sees of a batch."""
-        return batch.x
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, K) in float32 of network inputs."""
-        logits: Tensor = self.net(x)
-        return logits.float()  # half precision would tie ranks
-
-    def judge(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Logits, and binary cross-entropy over known labels."""
-        logits = self(self.inputs(batch))
-        return logits, known_bce(logits, batch.y)
 
     def logits_and_features(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Logits (B, K), and what the head saw (B, D)."""

@@ -14,13 +14,13 @@ from medvit.nets.clip3d import ClipNet
 from medvit.nets.video_vit import VideoViT
 from medvit.optim import layer_decay_groups
 from medvit.result import Finding, Heatmap, Result
-from medvit.tasks.findings import Findings, known_bce
+from medvit.tasks.findings import ImageFindings
 
 Schedule = Literal["constant", "plateau", "cosine"]
 PLATEAU, PATIENCE = 0.1, 10  # ERDES: factor of the learning rate after so many epochs without a lower validation loss
 
 
-class ClipFindings(Findings):
+class ClipFindings(ImageFindings):
     """Multi-label classification of clips.
 
     Args:
@@ -46,24 +46,9 @@ class ClipFindings(Findings):
         warmup_epochs: float,
         schedule: Schedule,
     ) -> None:
-        super().__init__(labels)
-        self.net = net
+        super().__init__(net, labels)
         self.lr, self.min_lr, self.weight_decay, self.layer_decay = lr, min_lr, weight_decay, layer_decay
         self.warmup_epochs, self.scheduled = warmup_epochs, schedule
-
-    def inputs(self, batch: Batch) -> Tensor:
-        """What the network sees of a batch."""
-        return batch.x
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, K) in float32 of network inputs."""
-        logits: Tensor = self.net(x)
-        return logits.float()
-
-    def judge(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Logits, and binary cross-entropy over known labels."""
-        logits = self(self.inputs(batch))
-        return logits, known_bce(logits, batch.y)
 
     def logits_and_features(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Logits (B, K), and the mean over space and time (B, C) of what the first network's head sees."""

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from medvit.codes import Label
 from medvit.data.batch import Batch
@@ -97,6 +97,33 @@ class Findings(System):
     def answered(self) -> list[Label]:
         """The labels with the thresholds that were chosen."""
         return [label._replace(threshold=t) for label, t in zip(self.labels, self.thresholds.tolist(), strict=True)]
+
+
+class ImageFindings(Findings):
+    """Findings of images or clips, whose network answers a whole batch with logits.
+
+    Args:
+        net: Gives (B, K) logits, one a label.
+        labels: What they mean.
+    """
+
+    def __init__(self, net: nn.Module, labels: tuple[Label, ...]) -> None:
+        super().__init__(labels)
+        self.net = net
+
+    def inputs(self, batch: Batch) -> Tensor:
+        """What the network sees of a batch."""
+        return batch.x
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, K) in float32 of network inputs."""
+        logits: Tensor = self.net(x)
+        return logits.float()  # half precision would tie ranks
+
+    def judge(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Logits, and binary cross-entropy over known labels."""
+        logits = self(self.inputs(batch))
+        return logits, known_bce(logits, batch.y)
 
 
 def known_bce(logits: Tensor, y: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ from medvit.errors import MedvitError, Skipped, Unanswered
 from medvit.guard import LIMITS, Duty, Limits, Pool, Reply
 from medvit.image import Fit, Image, Tiling
 from medvit.nets.vit import ViT
+from medvit.tasks.pretraining import Pretraining
 from medvit.tasks.system import System
 from medvit.weights import read_own, state_digest
 
@@ -230,6 +231,19 @@ class Slides(System):
     def _shelf(self) -> Shelf:
         shelf: Shelf = self.__dict__.setdefault("_slides", Shelf(self.resolution))
         return shelf
+
+
+class TilePretraining(Slides, Pretraining):
+    """Pre-training of the network that describes tiles, on crops of them, by an objective with a teacher."""
+
+    @property
+    def encoder(self) -> ViT:
+        """The teacher's backbone."""
+        return cast(ViT, self.objective.encoder)
+
+    def views(self, batch: Any) -> list[Tensor]:
+        """Crops (V, B, 3, H, W), large ones first, normalised here and not by whoever cut them."""
+        return [self.normalised(crops) for crops in batch.crops]
 
 
 def reading(system: Slides) -> Mapping[str, Duty]:

@@ -12,7 +12,8 @@ from medvit.case import Case
 from medvit.data.batch import Batch, Sample
 from medvit.image import Fit
 from medvit.systems.thorax_mae import ThoraxMAE
-from medvit.tasks.classification import EXPLAIN_CHUNK, known_bce
+from medvit.tasks.classification import EXPLAIN_CHUNK
+from medvit.tasks.findings import known_bce
 
 NET = {key: value for key, value in tiny.NET.items() if key != "centre_share"}
 
