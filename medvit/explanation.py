@@ -29,7 +29,7 @@ from medvit.image import rescaled
 from medvit.progress import progress
 from medvit.result import Finding, Heatmap, Result, Run
 from medvit.tasks.clips import ClipFindings
-from medvit.tasks.findings import Findings
+from medvit.tasks.findings import Findings, ImageFindings
 from medvit.tasks.system import System
 
 log = logging.getLogger(__name__)
@@ -61,8 +61,7 @@ def part(system: Findings, k: int) -> tuple[nn.Module, int]:
 def network_input(system: Findings, sample: Sample) -> Tensor:
     """What the network sees of a sample: (1, C, *spatial), or a bag (1, N, D)."""
     batch = Batch([sample]).to(system.thresholds.device)
-    inputs = getattr(system, "inputs", None)
-    return inputs(batch) if inputs else batch.x
+    return system.inputs(batch) if isinstance(system, ImageFindings) else batch.x
 
 
 def methods_of(system: System) -> list[str]:
@@ -252,9 +251,8 @@ def _tiles_in(mask: Path | None, sample: Sample, values: Sequence[int]) -> Tenso
     plane = np.isin(held, values) if values else held > 0
     width, height = sample.tiling.slide
     scale = np.array([plane.shape[1] / width, plane.shape[0] / height])
-    first = (sample.tiling.coords * scale).round().astype(int)
-    last = np.maximum(((sample.tiling.coords + sample.tiling.size_level0) * scale).round().astype(int), first + 1)
-    inside = [plane[t:b, left:r].mean() for (left, t), (r, b) in zip(first, last, strict=True)]
+    places = sample.tiling.rectangles(scale)
+    inside = [plane[top:bottom, left:right].mean() for left, top, right, bottom in places]
     return torch.tensor([share >= SHARE for share in inside])
 
 

@@ -116,6 +116,15 @@ class Tiling:
         """The focal plane of a tile; None where that is left to the tile."""
         return None if self.planes is None else int(self.planes[index])
 
+    def rectangles(self, scale: float | NDArray[np.float64]) -> NDArray[np.int64]:
+        """(N, 4) left, top, right, bottom of the tiles on a plane of so many pixels a level-0 pixel (of x and y, or both).
+
+        Every edge is rounded for itself, so that nothing drifts; no tile is smaller than a pixel.
+        """
+        first = (self.coords * scale).round().astype(np.int64)
+        last = np.maximum(((self.coords + self.size_level0) * scale).round().astype(np.int64), first + 1)
+        return np.concatenate([first, last], axis=1)
+
 
 def view(plane: Plane, fit: Fit) -> Plane:
     """Resample the rectangle of a plane (H, W) to model pixels (h, w): bicubic, antialiased when it shrinks."""
