@@ -108,7 +108,7 @@ def test_a_stack_is_answered_at_its_sharpest_planes_and_a_missing_plane_is_refus
     done = tiny.medvit(*answer, "--mpp", "1.0", "--write", "csv", cwd=work)
     assert done.code == 0, done.err
     (record,) = [json.loads(line) for line in (tmp_path / "o/records.jsonl").read_text().splitlines()]
-    assert record["origin"]["focal planes"] == "2, read: the sharpest"
+    assert record["origin"]["focal planes"] == "2, read: the sharpest of each tile"
 
 
 def test_a_negative_plane_is_a_sentence(work: Path) -> None:
