@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from medvit import NOTICE, __version__
-from medvit.cli_measure import add_evaluate, add_explain, device_of, evaluate, explain, words
+from medvit.cli_measure import add_cells, add_evaluate, add_explain, device_of, evaluate, explain, words
 from medvit.errors import Halted, MedvitError
 
 DONE, NOTHING, WRONG, PARTLY = 0, 1, 2, 3
 WRITE = "csv,heat,sr,sc,geojson,gallery,png,nifti"
-TOLD = ("mpp", "boxes", "points", "clean")  # options that a system takes, see `System.told`
+TOLD = ("mpp", "cells", "boxes", "points", "clean")  # options that a system takes, see `System.told`
 MOST_WORKERS = 8  # by default; more of them wait for the network
 EPILOG = f"""exit codes: 0 every input answered or skipped; 3 done, but some were rejected or failed;
 2 the command is wrong; 1 nothing could be done.  {NOTICE}"""
@@ -161,6 +161,7 @@ def _add_work(verb: argparse.ArgumentParser) -> None:
         metavar="UM|TABLE",
         help="micrometres a pixel of slides that do not say, or a CSV of path, mpp",
     )
+    add_cells(verb, "folder")
     verb.add_argument(
         "--precision", choices=("auto", "32", "bf16"), default="auto", help="of the network: bf16 where that is fast"
     )
@@ -252,7 +253,7 @@ def embed(options: argparse.Namespace) -> int:
     else:
         system = workflow.load_system(options.checkpoint)
         identity = {"name": options.checkpoint.name, "sha256": weights.file_digest(options.checkpoint)}
-    told = {"mpp": system.told("mpp", options.mpp)} if options.mpp else {}
+    told = {name: system.told(name, getattr(options, name)) for name in ("mpp", "cells") if getattr(options, name)}
     how = Options(
         write=(),
         workers=options.workers,

@@ -8,6 +8,12 @@ from typing import Any
 from medvit.errors import MedvitError
 
 
+def add_cells(verb: argparse.ArgumentParser, of: str) -> None:
+    """The word that makes pictures of cells of one folder, or of one patient of a table, one case."""
+    text = f"pictures (PNG, JPEG, BMP, TIFF) show a cell each; those of one {of} are one case"
+    verb.add_argument("--cells", action="store_const", const=of, default="", help=text)
+
+
 def add_evaluate(verb: argparse.ArgumentParser) -> None:
     """The words of ``medvit evaluate``."""
     verb.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="best.ckpt or model.safetensors of a run")
@@ -30,6 +36,7 @@ def add_evaluate(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--workers", type=int, default=1, help="guarded processes that read (1); 0 guards nothing")
     verb.add_argument("--batch-size", type=int, default=16, help="cases answered at once (16)")
     verb.add_argument("--mpp", default="", metavar="UM|TABLE", help="micrometres a pixel of slides that do not say")
+    add_cells(verb, "patient")
     verb.add_argument("--device", default="auto", help="cpu, cuda, … (auto)")
     verb.add_argument("--json", action="store_true", help="print evaluation.json")
 
@@ -45,26 +52,27 @@ def evaluate(options: argparse.Namespace) -> int:
     from medvit.evaluation import evaluate as measure
 
     device = device_of(options.device)
-    system, identity = _opened(options.checkpoint, options.mpp)
+    system, identity = _opened(options.checkpoint, options.mpp, options.cells)
     unknown = {name: told for name, told in
                (("data_licence", options.data_licence), ("weights_licence", options.weights_licence)) if told}  # fmt: skip
     asked = Asked(
         options.split, words(options.by), options.draws, options.workers, options.batch_size, device, **unknown
     )
     out = options.out or Path("out", "evaluation", options.checkpoint.resolve().parent.name)
-    against = _opened(options.against, options.mpp) if options.against else None
+    against = _opened(options.against, options.mpp, options.cells) if options.against else None
     told = measure(system, identity, options.table, out, asked, against)
     print(json.dumps(told, indent=2) if options.json else text(told, out))
     return 0
 
 
-def _opened(path: Path, mpp: str) -> tuple[Any, dict[str, Any]]:
+def _opened(path: Path, mpp: str, cells: str) -> tuple[Any, dict[str, Any]]:
     from medvit import weights, workflow
 
     card, state = weights.read_own(path)
     system = workflow.build_system(card, state, path)
-    if mpp:
-        system.told("mpp", mpp)
+    for option, text in (("mpp", mpp), ("cells", cells)):
+        if text:
+            system.told(option, text)
     return system, {"name": path.name, "sha256": weights.file_digest(path), **card}
 
 
@@ -104,6 +112,7 @@ def add_explain(verb: argparse.ArgumentParser) -> None:
         "--most", type=int, default=40, metavar="N", help="with --score: findings that are asked about (40)"
     )
     verb.add_argument("--mpp", default="", metavar="UM|TABLE", help="micrometres a pixel of slides that do not say")
+    add_cells(verb, "folder")
     verb.add_argument(
         "--workers", type=int, default=1, help="guarded processes that read and write (1); 0 guards nothing"
     )
@@ -120,7 +129,7 @@ def explain(options: argparse.Namespace) -> int:
         raise MedvitError("--score takes one table of labelled cases.")
     from medvit import explanation
 
-    system, identity = _opened(options.checkpoint, options.mpp)
+    system, identity = _opened(options.checkpoint, options.mpp, options.cells)
     system.to(device_of(options.device))
     methods = words(options.method)
     values = words(options.mask_values)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from medvit.case import MICROSCOPY, SLICES, ULTRASOUND, VOLUME, WHOLE_SLIDE, Case, digest
+from medvit.cell_folders import bagged
 from medvit.duplicates import duplicates
 from medvit.errors import MedvitError, Rejected, Skipped, Unanswered
 from medvit.guard import Pool, Reply
@@ -26,6 +27,7 @@ from medvit.reply import REFUSALS
 CHUNK = 64  # files whose headers are read by one call
 BY_NAME = {
     "picture": "",
+    "bitmap": "BMP",
     "slide": MICROSCOPY,
     "clip": ULTRASOUND,
     "volume": VOLUME,
@@ -98,6 +100,7 @@ def discover(
     modality: Collection[str] = (),
     series: Collection[str] = (),
     unpack_to: Path | None = None,
+    together: Callable[[Case], bool] = lambda case: False,
 ) -> list[Found]:
     """Every input, with the cases to answer first, ordered by study, series, instance number and UID.
 
@@ -108,6 +111,7 @@ def discover(
         modality: Modalities to answer; none for all.
         series: Series Instance UIDs to answer; none for all.
         unpack_to: Folder for the members of zips, which belong to the caller then; without it zips are skipped.
+        together: Whether a case is a picture that is answered as one case with the others of its folder.
 
     Raises:
         MedvitError: When an input does not exist or a folder given cannot be listed.
@@ -122,7 +126,7 @@ def discover(
     twice = duplicates((case for index in answerable if (case := found[index].case)), pool)
     for index, refusal in zip(answerable, twice, strict=True):
         found[index] = found[index]._replace(refusal=refusal)
-    return _volumes(sorted(found, key=_place))
+    return _volumes(sorted(_bagged(found, together, pool), key=_place))
 
 
 def scan(inputs: Iterable[Path | str], pool: Pool, unpack_to: Path | None = None) -> Iterator[Found]:
@@ -262,6 +266,18 @@ def _joined(found: Iterable[Found]) -> list[Found]:
             found[index] = found[index]._replace(case=None, refusal=part)
         if first.case:
             found[members[0]] = first._replace(case=replace(first.case, uid=series, files=files))
+    return found
+
+
+def _bagged(found: list[Found], together: Callable[[Case], bool], pool: Pool) -> list[Found]:
+    """The pictures of one folder as one case, where that is asked for."""
+    parts = [i for i, one in enumerate(found) if one.case and not one.refusal and together(one.case)]
+    pictures = [(found[index].path, case) for index in parts if (case := found[index].case)]
+    for index, answer in zip(parts, bagged(pictures, pool), strict=True):
+        if isinstance(answer, Unanswered):
+            found[index] = found[index]._replace(case=None, refusal=answer)
+        else:
+            found[index] = found[index]._replace(case=answer)
     return found
 
 

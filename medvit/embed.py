@@ -70,7 +70,9 @@ def embed(
         shutil.rmtree(out / WORK, ignore_errors=True)
         with Journal(out / "records.jsonl") as journal, pool_of(system, options.workers, out) as pool:
             try:
-                found = discover(inputs, pool, system.refuse, options.modality, options.series, out / WORK)
+                found = discover(
+                    inputs, pool, system.refuse, options.modality, options.series, out / WORK, system.together
+                )
                 _run(system, found, journal, pool, out, options, small)
             finally:
                 shutil.rmtree(out / WORK, ignore_errors=True)

@@ -100,6 +100,7 @@ def evaluate(
     """
     findings = _findings(system)
     names, splits = read_labels(table, [label.name for label in findings.labels])
+    splits = {split: system.gathered(table, cases) for split, cases in splits.items()}
     cases = _split(table, splits, asked.split)
     points_of, source = operating_points(findings, checkpoint, names, splits, table, asked)
     with locked(out):
@@ -241,7 +242,7 @@ def columns_of(table: Path, cases: Sequence[Case], keys: Sequence[str], by: Sequ
     """
     rows = read_csv(table, ("path", *by))
     cells = {str((table.parent / row["path"]).resolve()): row for row in rows}
-    of = {case.key: cells[case.uid] for case in cases}
+    of = {case.key: cells[str(case.files[0].resolve())] for case in cases}
     told = {}
     for column in by or [name for name in USUAL if name in rows[0]]:
         if column in NOT_GROUPS:

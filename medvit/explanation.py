@@ -100,7 +100,7 @@ def explain(
     run = Run(type(system).__name__, __version__, digest, datetime.now(UTC))
     counts = {"explained": 0, "refused": 0}
     with locked(out), pool_of(found, workers, out, ("heat",), run) as pool:
-        listed = discover(inputs, pool, found.refuse, (), (), out / WORK)
+        listed = discover(inputs, pool, found.refuse, (), (), out / WORK, found.together)
         with progress(len(listed), "inputs") as advance:
             for one in listed:
                 try:

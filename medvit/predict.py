@@ -78,7 +78,9 @@ def predict(
             try:
                 found = list(
                     _mine(
-                        discover(inputs, pool, system.refuse, options.modality, options.series, out / WORK),
+                        discover(
+                            inputs, pool, system.refuse, options.modality, options.series, out / WORK, system.together
+                        ),
                         options.shard,
                     )
                 )

@@ -16,16 +16,15 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from medvit.case import PICTURES, SPLITS, Case, check_files, check_patients, pseudonym, read_csv
+from medvit.case import CELL_PICTURES, SPLITS, Case, check_files, check_patients, pseudonym, read_csv
+from medvit.cell_folders import two_colours
 from medvit.errors import MedvitError
 
 log = logging.getLogger(__name__)
 
 Pixels = NDArray[np.uint8]
 CellKind = Literal["folders", "table", "hicervix"]
-SUFFIXES = (*PICTURES, ".bmp", ".tif", ".tiff")
 GROUPS = ("patient_id", "group_id", "source")  # columns that may name a cell's group, first come first served
-STAINS = 3.0  # standard deviations apart that mean colours of a class of one folder may lie
 
 
 def read_cells(
@@ -80,8 +79,7 @@ def centre_of(case: Case) -> tuple[float, float] | None:
 def check_stains(path: Path, cases: Sequence[Case], pixels: Sequence[Pixels]) -> None:
     """Refuse cells of two stains: colours of their pictures that fall into two far groups.
 
-    The mean colours of all pictures are split in two where that explains them best; two stains are two groups, each of a tenth
-    of the cells or more, whose means lie further apart than `STAINS` times how widely either is spread, and that share a type.
+    Mean colours of pictures that fall into two far groups (see `two_colours`) are two stains where both hold one type.
 
     Args:
         path: The set, for the message.
@@ -92,25 +90,16 @@ def check_stains(path: Path, cases: Sequence[Case], pixels: Sequence[Pixels]) ->
         MedvitError: When they look stained in two ways.
     """
     colours = np.array([picture.reshape(-1, 3).astype(np.float64).mean(axis=0) for picture in pixels])  # (N, 3)
-    if len(colours) < 10:
+    sides = two_colours(colours)
+    if sides is None:
         return
-    axis = np.linalg.svd(colours - colours.mean(axis=0), full_matrices=False)[2][0]
-    along = np.sort(colours @ axis)
-    best = max(
-        range(1, len(along)), key=lambda cut: cut * (len(along) - cut) * (along[cut:].mean() - along[:cut].mean()) ** 2
-    )
-    low, high = along[:best], along[best:]
-    apart = (high.mean() - low.mean()) / max(low.std(), high.std(), 1.0)
-    if min(len(low), len(high)) < len(along) / 10 or apart < STAINS:
-        return
-    sides = [colour @ axis >= high[0] for colour in colours]
     mixed = {class_of(case) for case, side in zip(cases, sides, strict=True) if side} & {
         class_of(case) for case, side in zip(cases, sides, strict=True) if not side
     }
     if mixed:
         raise MedvitError(
-            f"{path} mixes stains: {len(low)} of {len(along)} cells are coloured quite unlike the other {len(high)}, within "
-            "one type. Give each stain its own folder, or say that it is meant (--stains mixed)."
+            f"{path} mixes stains: {(~sides).sum()} of {len(sides)} cells are coloured quite unlike the other {sides.sum()}, "
+            "within one type. Give each stain its own folder, or say that it is meant (--stains mixed)."
         )
 
 
@@ -122,7 +111,7 @@ def _folders(root: Path, group: str) -> dict[str, list[Case]]:
         raise MedvitError(f"The expression {group!r} for groups is wrong: {error}.") from error
     splits: dict[str, list[Case]] = {}
     for split in SPLITS:
-        files = sorted(file for file in (top / split).glob("*") if file.suffix.lower() in SUFFIXES)
+        files = sorted(file for file in (top / split).glob("*") if file.suffix.lower() in CELL_PICTURES)
         splits[split] = [_case(file, _named_class(file), _group(file, pattern)) for file in files]
     return splits
 

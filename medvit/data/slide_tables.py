@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from medvit.case import MICROSCOPY, SLIDES, SPLITS, Case, check_files, digest, pseudonym, read_table
+from medvit.cell_folders import BAG
 from medvit.errors import MedvitError
 
 log = logging.getLogger(__name__)
@@ -73,9 +74,7 @@ def by_patient(table: Path, cases: Sequence[Case]) -> list[Case]:
                 "a patient the same."
             )
         files = tuple(case.files[0] for case in own)
-        made.append(
-            replace(own[0], uid=f"pictures of {who} in {table.resolve()}", files=files, header={"bag": "pictures"})
-        )
+        made.append(replace(own[0], uid=f"pictures of {who} in {table.resolve()}", files=files, header={"bag": BAG}))
     return made
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvit.case import MICROSCOPY, Case
+from medvit.cell_folders import BAG
 from medvit.data.features import Grid
 from medvit.errors import MedvitError, Rejected
 from medvit.guard import Duty, Reply
@@ -58,8 +59,8 @@ class Resolution:
         Raises:
             Rejected: When it cannot be read, or nobody says its resolution.
         """
-        if case.header.get("bag") == "pictures":
-            return Sheet(case.files)
+        if case.header.get("bag") == BAG:
+            return Sheet(case.files, [case.header["stains"]] if "stains" in case.header else ())
         return Slide(case.files[0], self.of(case), self.default)
 
 

@@ -84,6 +84,8 @@ class CellCutting(Cutting):
             "mpp_source": sheet.mpp_source,
             "tiles": among(f"{len(kept)} pictures of cells, as {self.tile} px", len(kept), len(sheet.files)),
         }
+        if sheet.notes:
+            origin["notes"] = " ".join(sheet.notes)
         everywhere = np.ones((sheet.size[1] // SIDE, sheet.columns), np.bool_)
         return tiles, Tiling(corners, SIDE, sheet.size, sheet.mpp, (0, 0), everywhere), origin
 

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medvit.case import CLIPS, NIFTI, PICTURES, SLIDES
+from medvit.case import BITMAP, CLIPS, NIFTI, PICTURES, SLIDES
 from medvit.errors import Unanswered
 from medvit.guard import Duty, Reply
-from medvit.readers import zips
+from medvit.readers import tiff, zips
 from medvit.readers.survey import FACTS, WORD, read_facts, regular_file
 
 FACT_NAMES = (*FACTS, "transfer_syntax")
@@ -33,7 +33,8 @@ def headers(files: Sequence[tuple[str, str, int]]) -> Reply:
         files: Path to open, the part of the path that may name a patient, and the size in bytes that it is expected to have.
 
     Returns:
-        For each: its kind (``dicom``, ``picture``, ``volume``, ``slide``, ``clip``, ``zip`` or a refusal), and what that needs.
+        For each: its kind (``dicom``, ``picture``, ``volume``, ``slide``, ``bitmap``, ``clip``, ``zip`` or a refusal), and what
+        that needs.
     """
     return Reply([_header(*file) for file in files])
 
@@ -61,6 +62,8 @@ def _told(file: str, shown: str) -> list[Any]:
             return ["zip"]
     if file.lower().endswith(NIFTI):
         return ["volume"]
+    if suffix == BITMAP:
+        return ["bitmap"]
     if suffix in SLIDES:
         return ["slide"]  # by its name alone; who reads it says what is wrong with it
     if suffix in CLIPS:
@@ -106,7 +109,24 @@ def content(file: str) -> Reply:
     return Reply(sha.hexdigest())
 
 
-DUTIES: Mapping[str, Duty] = {"headers": headers, "unpack": unpack, "content": content}
+def cells(files: Sequence[str]) -> Reply:
+    """Of each of some pictures of cells its mean colour, of a tiled TIFF that it is a slide, or why it cannot be read."""
+    from medvit.readers.sheet import read_picture  # with libraries of slides, that other runs do without
+
+    def told(file: Path) -> list[Any] | str:
+        try:
+            if tiff.is_tiff(file) and any(page.tiled for page in tiff.pages(file)):
+                return "slide"
+            return [float(part) for part in read_picture(file).reshape(-1, 3).mean(axis=0)]
+        except Unanswered as refusal:
+            return [type(refusal).__name__, refusal.reason, str(refusal)]
+        except OSError as error:
+            return ["Unanswered", "unreadable", f"It cannot be opened: {error.strerror}."]
+
+    return Reply([told(Path(file)) for file in files])
+
+
+DUTIES: Mapping[str, Duty] = {"headers": headers, "unpack": unpack, "content": content, "cells": cells}
 
 
 def duties() -> Mapping[str, Duty]:

@@ -11,9 +11,11 @@ from PIL import Image as Pillow
 
 from medvit.case import DAMAGE
 from medvit.errors import Rejected
+from medvit.image import Tiling
 from medvit.readers.slide import Focus, Slide
 from medvit.readers.slide_files import Pixels
 
+READER = "pictures of cells"
 SIDE = 256  # level-0 pixels of a picture's place, whatever the picture measures
 
 
@@ -24,12 +26,13 @@ class Sheet(Slide):
 
     Args:
         files: PNG, JPEG, BMP or TIFF of a cell each.
+        notes: What is odd about them.
 
     Attributes:
         corners: (N, 2) int64, top left corner x, y of every picture's place.
     """
 
-    def __init__(self, files: Sequence[Path]) -> None:
+    def __init__(self, files: Sequence[Path], notes: Sequence[str] = ()) -> None:
         if not files:
             raise ValueError("a sheet needs pictures")
         self.files = tuple(sorted(files))
@@ -39,7 +42,7 @@ class Sheet(Slide):
         self.size = (self.columns * SIDE, rows * SIDE)
         self.mpp, self.mpp_source, self.planes = 1.0, "unknown", 1
         self.levels, self.bounds = (), (0, 0, *self.size)
-        self.reader, self.notes = "pictures of cells", ()
+        self.reader, self.notes = READER, tuple(notes)
         self.corners = np.array([divmod(at, self.columns)[::-1] for at in range(len(self.files))], np.int64) * SIDE
 
     def read(self, xy_level0: tuple[float, float], size: int, mpp: float, z: Focus | None = None) -> Pixels:
@@ -56,18 +59,26 @@ class Sheet(Slide):
 
     def overview(self, mpp: float) -> tuple[Pixels, NDArray[np.bool_]]:
         """All pictures at a low resolution, and where one could not be read; see `Slide.overview`."""
-        step = max(1, round(SIDE / mpp))
-        picture = np.full((self.size[1] // SIDE * step, self.columns * step, 3), 255, np.uint8)
+        width, height = (max(1, int(side / mpp)) for side in self.size)
+        picture = np.full((height, width, 3), 255, np.uint8)
         unread = np.zeros(picture.shape[:2], np.bool_)
-        for x, y in self.corners // SIDE * step:
+        side = max(1, int(SIDE / mpp))
+        for corner in self.corners:
+            x, y = (int(at / mpp) for at in corner)
             try:
-                picture[y : y + step, x : x + step] = self.read((x // step * SIDE, y // step * SIDE), step, mpp)
+                picture[y : y + side, x : x + side] = self.read(tuple(corner), side, mpp)
             except Rejected:
-                unread[y : y + step, x : x + step] = True
+                unread[y : y + side, x : x + side] = True
         return picture, unread
 
     def close(self) -> None:
         """Nothing stays open."""
+
+
+def number_of(tiling: Tiling, index: int) -> int:
+    """Which of a sheet's pictures a tile is, from 1."""
+    column, row = (int(at) // SIDE for at in tiling.coords[index])
+    return row * (tiling.slide[0] // SIDE) + column + 1
 
 
 def read_picture(file: Path) -> Pixels:

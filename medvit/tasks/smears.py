@@ -1,11 +1,14 @@
 """Systems of smears: slides whose tiles are cells, each described by the class token of a frozen ViT."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from medvit.case import Case
+from medvit.case import CELL_PICTURES, Case
+from medvit.data.slide_tables import by_patient
 from medvit.data.smears import CellCutting, Pixels
 from medvit.readers.slide import Slide
 from medvit.result import Result
@@ -20,6 +23,27 @@ class Smears(Slides):
 
     cutting: CellCutting
     last: int = 1
+    cells: bool = False  # whether pictures show a cell each
+
+    def told(self, option: str, text: str) -> str:
+        """Take ``cells``, pictures show a cell each and those of a folder are one case; else as `Slides`."""
+        if option != "cells":
+            return super().told(option, text)
+        self.cells = True
+        return text
+
+    def together(self, case: Case) -> bool:
+        """See `System.together`."""
+        return self.cells and not case.header and case.files[0].suffix.lower() in CELL_PICTURES
+
+    def gathered(self, table: Path, cases: Sequence[Case]) -> list[Case]:
+        """Pictures of cells, those of a patient as one case, where they are that."""
+        return by_patient(table, cases) if self.cells else list(cases)
+
+    def refuse(self, case: Case) -> None:
+        """As `Slides`, but for pictures of cells."""
+        if not self.together(case):
+            super().refuse(case)
 
     @torch.no_grad()
     def describe(self, pixels: Tensor) -> Tensor:

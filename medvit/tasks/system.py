@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -51,6 +51,14 @@ class System(LightningModule):
         """Raise `Skipped` for a case that is not this system's kind of input; headers only."""
         if case.modality not in self.modalities:
             raise Skipped("modality", f"Its modality is {case.modality}; {type(self).__name__} reads {self._reads}.")
+
+    def gathered(self, table: Path, cases: Sequence[Case]) -> list[Case]:
+        """The cases of a table's rows, where this system answers several rows as one."""
+        return list(cases)
+
+    def together(self, case: Case) -> bool:
+        """Whether a case is a picture that is answered as one case with the others of its folder."""
+        return False
 
     @property
     def _reads(self) -> str:

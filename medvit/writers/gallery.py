@@ -9,8 +9,10 @@ from PIL import Image as Pillow
 from PIL import ImageDraw, ImageFont
 
 from medvit import NOTICE
+from medvit.cell_folders import BAG
 from medvit.codes import file_name
 from medvit.errors import Unanswered
+from medvit.readers.sheet import number_of
 from medvit.result import Finding, Result, Run
 from medvit.writers.picture import software, write_png
 
@@ -93,6 +95,8 @@ def _caption(result: Result, index: int, share: float) -> str:
     if result.tiles is None:
         return ""
     tiling = result.tiles.tiling
+    if result.case.header.get("bag") == BAG:
+        return f"{share:.1%} picture {number_of(tiling, index)}"
     x, y = (tiling.coords[index] + tiling.size_level0 / 2).round().astype(int)
     plane = tiling.plane(index)
     return f"{share:.1%} at {x}, {y}" + ("" if plane is None else f", z {plane}")

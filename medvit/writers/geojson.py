@@ -16,7 +16,9 @@ from PIL import Image as Pillow
 
 from medvit import NOTICE
 from medvit.atomic import whole
+from medvit.cell_folders import BAG
 from medvit.image import Plane, rescaled
+from medvit.readers.sheet import number_of
 from medvit.readers.tiles import TissueMap, preview
 from medvit.result import Result, Run
 from medvit.writers.picture import write_png
@@ -68,6 +70,8 @@ def _features(result: Result, run: Run) -> Iterator[dict[str, Any]]:
         ring = [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
         geometry: dict[str, Any] = {"type": "Polygon", "coordinates": [ring]}
         plane = tiles.tiling.plane(index)
+        if result.case.header.get("bag") == BAG:
+            properties["name"] = f"picture {number_of(tiles.tiling, index)}"
         if plane is not None:
             properties["measurements"]["medvit: focal plane"] = plane
         if plane:  # QuPath leaves the first one out
