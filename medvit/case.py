@@ -27,6 +27,10 @@ WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"  # VL Whole Slide Microscopy Imag
 MICROSCOPY = "SM"  # the modality of slides
 STACKED = ("CT", "MR")  # modalities whose slices form a volume
 SLICES = ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4")  # CT and MR Image Storage
+ENHANCED = (  # enhanced CT and MR, and both as converted from slices: a volume in one file
+    "1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.4.1", "1.2.840.10008.5.1.4.1.1.2.2",
+    "1.2.840.10008.5.1.4.1.1.4.4",
+)  # fmt: skip
 CLIPS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".mpg", ".mpeg")
 ULTRASOUND = "US"  # the modality of clips
 NIFTI = (".nii", ".nii.gz")

@@ -46,15 +46,16 @@ class Chosen(NamedTuple):
 Choice = Callable[[Labels], Chosen]  # from a mask (D, H, W)
 
 
-def random_choice(rng: Generator, *, jitter: float, min_pixels: int, flip: float) -> Choice:
-    """One structure of one slice, both by chance, in a box that is up to ``jitter`` larger on each side."""
+def random_choice(rng: Generator, *, jitter: float, min_pixels: int, flip: float, structures: int = 1) -> Choice:
+    """At most so many structures of one slice, by chance, in boxes that are up to ``jitter`` larger on each side."""
 
     def choose(mask: Labels) -> Chosen:
         counts = counted(mask, min_pixels)
         number = int(rng.choice(np.flatnonzero(counts.any(axis=1))))
-        label = int(rng.choice(np.flatnonzero(counts[number])))
+        there = np.flatnonzero(counts[number])
+        labels = tuple(int(label) for label in rng.choice(there, min(structures, len(there)), replace=False))
         mirrored = (bool(rng.random() < flip), bool(rng.random() < flip))
-        return Chosen(number, (label,), rng.uniform(0, jitter, (1, 4)), mirrored)
+        return Chosen(number, labels, rng.uniform(0, jitter, (len(labels), 4)), mirrored)
 
     return choose
 
@@ -169,6 +170,8 @@ class Masks(Cases):
         jitter: By how much boxes are larger than what they hold, at most, as a share of the model's side; MedSAM 20 / 1024.
         min_pixels: Of a structure on a slice to be learned from.
         flip: Probability of each of a left-right and a top-bottom mirror image.
+        structures: Of a slice that are asked about at most; MedSAM asks about one. The slice is embedded once for all of them,
+            so more cost little.
     """
 
     def __init__(
@@ -183,12 +186,16 @@ class Masks(Cases):
         jitter: float = 20 / 1024,
         min_pixels: int = 10,
         flip: float = 0.0,
+        structures: int = 1,
     ) -> None:
         super().__init__(table, batch_size=batch_size, workers=workers, cache=cache, flip=flip)
-        if draws < 1 or min_pixels < 1 or not 0 <= jitter <= 0.5:
-            raise MedvitError("data.draws and data.min_pixels must be 1 or more, and data.jitter between 0 and 0.5.")
+        if min(draws, min_pixels, structures) < 1 or not 0 <= jitter <= 0.5:
+            raise MedvitError(
+                "data.draws, data.min_pixels and data.structures must be 1 or more, and data.jitter between 0 and 0.5."
+            )
         self.layout: MaskLayout = kind
         self.patient, self.draws, self.jitter, self.min_pixels = patient, draws, jitter, min_pixels
+        self.structures = structures
 
     def read_splits(self, names: Sequence[str]) -> dict[str, list[Case]]:
         """Split to cases with masks; those of training as often as they are drawn from."""
@@ -197,7 +204,9 @@ class Masks(Cases):
 
     def look(self, rng: Generator) -> Choice:
         """What is learned from a case this time."""
-        return random_choice(rng, jitter=self.jitter, min_pixels=self.min_pixels, flip=self.flip)
+        return random_choice(
+            rng, jitter=self.jitter, min_pixels=self.min_pixels, flip=self.flip, structures=self.structures
+        )
 
     def steady_look(self) -> Choice:
         """What is asked of a case in validation."""

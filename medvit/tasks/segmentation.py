@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from medvit.case import SLICES, STACKED, VOLUME, Case
+from medvit.case import ENHANCED, SLICES, STACKED, VOLUME, Case
 from medvit.codes import Label, code_of
 from medvit.data.batch import Batch, Sample
 from medvit.data.prompts import RULE, Object, Prompt, Prompts, proposed, read_prompts
@@ -83,8 +83,8 @@ class Segmentation(System):
     def refuse(self, case: Case) -> None:
         """Skip other modalities, and what is CT or MR but no slice."""
         super().refuse(case)
-        if case.modality in STACKED and case.header.get("sop_class", "") not in SLICES:
-            raise Skipped("sop_class", "It is no single slice of CT or MR (a multi-frame object, a report, a dose).")
+        if case.modality in STACKED and case.header.get("sop_class", "") not in (*SLICES, *ENHANCED):
+            raise Skipped("sop_class", "It is no image of CT or MR (a report, a dose, raw data).")
 
     def told(self, option: str, text: str) -> str:
         """Take ``boxes`` and ``points``, paths of tables, and ``clean``: what masks are rid of."""

@@ -5,7 +5,7 @@ from html import escape
 from typing import Any
 
 from medvit.writers import charts
-from medvit.writers.page import plain, shown
+from medvit.writers.markup import plain, shown
 from medvit.writers.style import document
 
 FOREST_MOST = 60  # rows of a forest plot

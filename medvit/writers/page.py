@@ -1,19 +1,18 @@
 """The HTML of ``report.html``: no script, no address outside the file, every text escaped, drawings as inline SVG."""
 
-import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 from typing import Any
 
+from medvit.writers.markup import plain, section, shown, table
+from medvit.writers.mask_section import mask_sections
 from medvit.writers.style import document
-from medvit.writers.table import FORMULA
 from medvit.writers.tally import BINS, Histogram, Slow, Strong, Tally
 
-LONGEST = 300  # characters of a text that is shown
 LABELS = 200  # histograms on a page
 REASONS = 200
-UNSEEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")  # Unicode categories that steer the reader instead of being read
 DAY, HOUR, MINUTE = 86_400, 3_600, 60
+NO_PICTURES: Mapping[str, str] = {}
 
 STATUSES = {
     "ok": ("answered", "results are written"),
@@ -59,39 +58,32 @@ and UIDs stand; results lie in <b>cases/</b>, and what answered is in <b>run.jso
 """
 
 
-def page(tally: Tally, run: Mapping[str, Any], pictures: Mapping[tuple[str, str], str]) -> str:
+def page(
+    tally: Tally,
+    run: Mapping[str, Any],
+    pictures: Mapping[tuple[str, str], str],
+    outlined: Mapping[str, str] = NO_PICTURES,
+) -> str:
     """The whole page.
 
     Args:
         tally: The records, counted.
         run: What ``run.json`` holds.
         pictures: ``data:`` URIs of the strongest findings, by case and label.
+        outlined: The same of masks over their case.
     """
     total = sum(_accounts(tally, run).values())
     answered = f"{tally.statuses['ok']:,} of {total:,} inputs answered"
     sections = (
         f'<div class="two">{_accounting(tally, run)}{_facts(tally, run)}</div>',
-        _strongest(tally, pictures),
-        _histograms(tally),
+        mask_sections(tally.masks, outlined),
+        *(() if tally.masks.labels and not tally.labels else (_strongest(tally, pictures), _histograms(tally))),
         _unanswered(tally),
         f'<div class="two">{_material(tally)}{_timing(tally, run)}</div>',
     )
     versions = shown(" · ".join(f"{name} {number}" for name, number in sorted(run.get("versions", {}).items())))
     by = f"{shown(_system(run))} · {_when(run)} · {_duration(_seconds(run))}"
     return document(f"medvit: {answered}", by, sections, f"{FOOT}<p>{versions}</p>", headline=answered)
-
-
-def shown(value: object) -> str:
-    """A text as HTML that keeps its own direction of writing."""
-    return f"<bdi>{plain(value)}</bdi>"
-
-
-def plain(value: object) -> str:
-    """A text escaped, of bounded length, what would steer the reader spelt out, harmless when pasted into a spreadsheet."""
-    text = str(value)
-    text = text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
-    text = "".join(f"\\u{ord(c):04x}" if unicodedata.category(c) in UNSEEN else c for c in text)
-    return escape(f"'{text}" if text.startswith(FORMULA) else text)
 
 
 def _accounts(tally: Tally, run: Mapping[str, Any]) -> dict[str, int]:
@@ -138,7 +130,11 @@ def _facts(tally: Tally, run: Mapping[str, Any]) -> str:
         "System": shown(_system(run)),
         "Checkpoint": f"{shown(checkpoint.get('name', 'unknown'))} "
         f"<code>{shown(str(checkpoint.get('sha256', ''))[:12])}</code>",
-        "Probabilities": "calibrated on validation cases" if checkpoint.get("calibration") else "not calibrated",
+        "Probabilities": "none; masks have scores of their own"
+        if tally.masks.labels and not tally.labels
+        else "calibrated on validation cases"
+        if checkpoint.get("calibration")
+        else "not calibrated",
         "Unlike training": f"{tally.far:,} of {tally.measured:,} cases, marked in results.csv"
         if tally.measured
         else "not known of this checkpoint",
@@ -164,10 +160,10 @@ def _unanswered(tally: Tally) -> str:
             f'<td class="word">{_mark(status)}{status}</td>'
             f"<td>{shown(tally.messages[status, reason])}</td><td>{escape(advice)}</td></tr>"
         )
-    return _section(
+    return section(
         "reasons",
         "Inputs without an answer",
-        _table(("reason", "inputs#", "status", "what is wrong, for example", "what to do"), rows)
+        table(("reason", "inputs#", "status", "what is wrong, for example", "what to do"), rows)
         if rows
         else "<p>None: every input has an answer.</p>",
     )
@@ -175,7 +171,7 @@ def _unanswered(tally: Tally) -> str:
 
 def _strongest(tally: Tally, pictures: Mapping[tuple[str, str], str]) -> str:
     cards = "".join(_card(one, pictures.get((one.case, one.label), "")) for one in tally.strongest)
-    return _section(
+    return section(
         "strongest",
         "Strongest findings",
         f'<p class="soft">Coloured: regions that influenced this score. Not where a disease is.</p>'
@@ -204,7 +200,7 @@ def _histograms(tally: Tally) -> str:
     ordered = sorted(tally.labels.items(), key=lambda item: (item[1].place, item[0]))
     cards = "".join(_histogram(name, label) for name, label in ordered[:LABELS])
     more = f"<p>{len(ordered) - LABELS} more labels are in results.csv.</p>" if len(ordered) > LABELS else ""
-    return _section(
+    return section(
         "labels",
         "Probabilities by label",
         f'<p class="soft">From 0 to 1 in {BINS} bins, every answered case once; the line is the threshold, coloured what '
@@ -252,9 +248,9 @@ def _material(tally: Tally) -> str:
         f'<td class="n">{tally.answered[name]:,}</td></tr>'
         for name, count in sorted(tally.modalities.items(), key=lambda item: (-item[1], item[0]))
     ]
-    table = _table(("modality", "inputs#", "answered#"), rows) if rows else "<p>Nothing was found.</p>"
+    listed = table(("modality", "inputs#", "answered#"), rows) if rows else "<p>Nothing was found.</p>"
     return f"""<section id="material"><h2>What came in</h2><p><b>{len(tally.studies):,}</b> studies,
-<b>{len(tally.series):,}</b> series</p>{table}</section>"""
+<b>{len(tally.series):,}</b> series</p>{listed}</section>"""
 
 
 def _timing(tally: Tally, run: Mapping[str, Any]) -> str:
@@ -267,9 +263,9 @@ def _timing(tally: Tally, run: Mapping[str, Any]) -> str:
         f"{said} within {_brief(tally.within(share))}" for said, share in (("half", 0.5), ("99 %", 0.99))
     )
     rows = [_slow(one) for one in sorted(tally.slowest, key=lambda one: (-one.seconds, *one[1:]))]
-    table = _table(("slowest", "took#", "modality", "ended"), rows) if rows else ""
+    listed = table(("slowest", "took#", "modality", "ended"), rows) if rows else ""
     return f"""<section id="timing"><h2>How long it took</h2><p>{rate}{f"; of the inputs {within}" if rows else ""}</p>
-{table}</section>"""
+{listed}</section>"""
 
 
 def _slow(one: Slow) -> str:
@@ -279,18 +275,6 @@ def _slow(one: Slow) -> str:
         f'<tr><th scope="row">{case}</th><td class="n">{_brief(one.seconds)}</td>'
         f"<td>{shown(one.modality)}</td><td>{shown(end)}</td></tr>"
     )
-
-
-def _section(name: str, title: str, content: str) -> str:
-    return f'<section id="{name}"><h2>{title}</h2>{content}</section>'
-
-
-def _table(columns: Sequence[str], rows: Iterable[str]) -> str:
-    """A table; a column whose name ends in # holds numbers."""
-    head = "".join(
-        f'<th scope="col"{" class=n" if name.endswith("#") else ""}>{name.removesuffix("#")}</th>' for name in columns
-    )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
 def _system(run: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Masks over a film or the slices of a series as a binary Segmentation, a segment a region.
+"""Masks over a film, the slices of a series or the frames of an enhanced object as a binary Segmentation, a segment a region.
 
 Radiographs lie on no plane in space, which these objects need: they are written for radiographs only with an invented one,
 asked for and flagged, see `medvit.writers.dicom.placed`.
@@ -6,7 +6,7 @@ asked for and flagged, see `medvit.writers.dicom.placed`.
 Source: DICOM PS3.3 A.51 (Segmentation), C.8.20.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,14 +14,18 @@ import numpy as np
 from highdicom.seg import Segmentation, SegmentDescription
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.valuerep import format_number_as_ds
 
-from medvit.case import Case
+from medvit.case import ENHANCED, UID, Case
 from medvit.codes import category_of
 from medvit.errors import Unanswered, Unreferable
+from medvit.readers.dicom import integer, open_dicom
+from medvit.readers.positions import along_normal, planes
 from medvit.result import Region, Result, Run
 from medvit.writers import dicom
 from medvit.writers.source import Source, open_source
 
+MOST_FRAMES = 65535
 SEGMENTS = dicom.Kind("segments", 9003, "AI segments")
 
 
@@ -39,13 +43,19 @@ def write_segmentation(result: Result, folder: Path, run: Run) -> list[Path]:
     masks = np.stack(
         [one.mask.reshape(-1, *one.mask.shape[-2:]) for one in result.regions], axis=-1
     )  # (D, H, W, regions)
-    if len(masks) > 1:
-        images, description = _slices(result.case, masks.shape[1:3]), "Planes of the source images"
+    description = "Planes of the source images"
+    if result.case.header.get("sop_class") in ENHANCED:
+        image, order = _frames(result.case, source, masks.shape[1:3])
+        images, places = [image], {(image.SOPInstanceUID, n + 1): n for n in range(len(order))}
+        masks = masks[np.argsort(order)] if len(order) == len(masks) else masks  # in the order of the file
+    elif len(masks) > 1:
+        images = _slices(result.case, masks.shape[1:3])
+        places = {(image.SOPInstanceUID, 1): n for n, image in enumerate(images)}
     else:
         image, description = dicom.placed(source, masks.shape[1:3], run)
-        images = [image]
-    if len(images) != len(masks):
-        raise Unanswered("unwritten", f"Masks of {len(masks)} slices do not fit its {len(images)} images.")
+        images, places = [image], {(image.SOPInstanceUID, 1): 0}
+    if len(places) != len(masks):
+        raise Unanswered("unwritten", f"Masks of {len(masks)} slices do not fit its {len(places)} images.")
     segments = Segmentation(
         source_images=images,
         pixel_array=masks,
@@ -59,10 +69,40 @@ def write_segmentation(result: Result, folder: Path, run: Run) -> list[Path]:
     if "BodyPartExamined" in source.evidence:
         segments.BodyPartExamined = source.evidence.BodyPartExamined
     dicom.sign(segments, source, run)
-    uids = [image.SOPInstanceUID for image in images]
     return [
-        dicom.write_object(folder / "seg.dcm", segments, lambda back: np.array_equal(read_masks(back, uids), masks))
+        dicom.write_object(folder / "seg.dcm", segments, lambda back: np.array_equal(read_masks(back, places), masks))
     ]
+
+
+def _frames(case: Case, source: Source, shape: tuple[int, ...]) -> tuple[Dataset, NDArray[np.intp]]:
+    """The evidence of an enhanced object with the planes of its frames, and its frames' numbers along their normal."""
+    held = open_dicom(case.files[0])
+    lying = planes(held, integer(held, "NumberOfFrames", 1, MOST_FRAMES, default=1))
+    order, heights = along_normal(lying)
+    image = Dataset()
+    image.update(source.evidence)
+    image.Rows, image.Columns, image.NumberOfFrames = *shape, len(lying)
+    image.FrameOfReferenceUID = str(held.get("FrameOfReferenceUID", ""))
+    if not UID.fullmatch(image.FrameOfReferenceUID):
+        raise Unreferable("no_plane", "It names no frame of reference that an object could refer to.")
+    measures, orientation, shared = Dataset(), Dataset(), Dataset()
+    measures.PixelSpacing = list(lying[0].spacing)
+    measures.SliceThickness = round(float(np.diff(heights).mean()), 6) if len(heights) > 1 else 1
+    orientation.ImageOrientationPatient = _decimal_strings([*lying[0].across, *lying[0].down])
+    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [measures], [orientation]
+    image.SharedFunctionalGroupsSequence, groups = [shared], []
+    for one in lying:
+        position, group = Dataset(), Dataset()
+        position.ImagePositionPatient = _decimal_strings(one.position)
+        group.PlanePositionSequence = [position]
+        groups.append(group)
+    image.PerFrameFunctionalGroupsSequence = groups
+    return image, order
+
+
+def _decimal_strings(numbers: Iterable[float]) -> list[str]:
+    """Numbers in the 16 characters that DICOM has for them."""
+    return [format_number_as_ds(float(number)) for number in numbers]
 
 
 def _slices(case: Case, shape: tuple[int, ...]) -> list[Dataset]:
@@ -99,13 +139,12 @@ def _segment(number: int, region: Region, source: Source, run: Run) -> SegmentDe
     )
 
 
-def read_masks(segments: Dataset, images: Sequence[str]) -> NDArray[np.bool_]:
-    """The masks (D, H, W, regions) of a Segmentation of ours about images of these UIDs."""
+def read_masks(segments: Dataset, places: Mapping[tuple[str, int], int]) -> NDArray[np.bool_]:
+    """The masks (D, H, W, regions) of a Segmentation of ours, each frame where its source's UID and frame number stand."""
     count, rows, columns = int(segments.NumberOfFrames), segments.Rows, segments.Columns
     bits = np.unpackbits(np.frombuffer(segments.PixelData, np.uint8), bitorder="little")
     frames = bits[: count * rows * columns].reshape(count, rows, columns).astype(bool)
-    masks = np.zeros((len(images), rows, columns, len(segments.SegmentSequence)), bool)
-    places = {uid: number for number, uid in enumerate(images)}
+    masks = np.zeros((len(places), rows, columns, len(segments.SegmentSequence)), bool)
     shared = segments.SharedFunctionalGroupsSequence[0]
     for frame, group in zip(frames, segments.PerFrameFunctionalGroupsSequence, strict=True):
         # What is the same for all frames stands with what they share.
@@ -113,6 +152,7 @@ def read_masks(segments: Dataset, images: Sequence[str]) -> NDArray[np.bool_]:
             (group.get(keyword) or shared[keyword].value)[0]
             for keyword in ("SegmentIdentificationSequence", "DerivationImageSequence")
         )
-        source = derived.SourceImageSequence[0].ReferencedSOPInstanceUID
-        masks[places[source], :, :, int(segment.ReferencedSegmentNumber) - 1] = frame
+        source = derived.SourceImageSequence[0]
+        place = places[source.ReferencedSOPInstanceUID, int(source.get("ReferencedFrameNumber") or 1)]
+        masks[place, :, :, int(segment.ReferencedSegmentNumber) - 1] = frame
     return masks

@@ -15,11 +15,12 @@ from medvit.writers.page import page
 from medvit.writers.tally import Tally
 
 THUMBNAIL = 256  # pixels of a side
+MASKS = "masks.png"  # see `medvit.writers.masks`
 CASE = re.compile("[0-9a-f]{16}")
 
 
 def write_summary(records: Iterable[Mapping[str, Any]], run: Mapping[str, Any], out: Path) -> None:
-    """Write ``report.html``: counts, reasons, probabilities by label, the strongest findings and timing of a run.
+    """Write ``report.html``: counts, reasons, probabilities by label, the strongest findings, masks and timing of a run.
 
     The page names no file and nobody: cases go by their key, which leads to the source in ``inputs.csv``.
 
@@ -35,12 +36,18 @@ def write_summary(records: Iterable[Mapping[str, Any]], run: Mapping[str, Any], 
     for record in records:
         tally.add(record)
     pictures = {(one.case, one.label): thumbnail(out, one.case, one.label) for one in tally.strongest}
-    write_text(out / "report.html", page(tally, run, pictures))
+    outlined = {one.case: small_picture(out, one.case, MASKS) for one in tally.masks.worst}
+    write_text(out / "report.html", page(tally, run, pictures, outlined))
 
 
 def thumbnail(out: Path, case: str, label: str) -> str:
     """The written heat map as a small ``data:`` URI; "" where none was written."""
-    path = out / "cases" / case / f"heat_{file_name(label)}.png"
+    return small_picture(out, case, f"heat_{file_name(label)}.png")
+
+
+def small_picture(out: Path, case: str, name: str) -> str:
+    """A picture that was written about a case as a small ``data:`` URI; "" where it was not."""
+    path = out / "cases" / case / name
     if not CASE.fullmatch(case):
         return ""
     small = BytesIO()

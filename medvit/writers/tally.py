@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, NamedTuple, TypeVar
 
+from medvit.writers.mask_tally import MaskTally
+
 BINS = 20  # of a histogram of probabilities
 STRONGEST = 12  # findings shown
 A_LABEL = 3  # of them with one label
@@ -73,6 +75,7 @@ class Tally:
     labels: dict[str, Histogram] = field(default_factory=dict)
     measured: int = 0  # answered cases whose distance from the training cases is known
     far: int = 0  # those of them that are unlike the training cases
+    masks: MaskTally = field(default_factory=MaskTally)
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Count one record."""
@@ -97,6 +100,7 @@ class Tally:
         seconds = float(record["seconds"])
         self.seconds[math.ceil(MARKS_A_TENFOLD * math.log10(max(seconds, LEAST_S)))] += 1
         _keep(self.slowest, Slow(seconds, case, modality, status, reason), SLOWEST)
+        self.masks.add(record)
         for place, finding in enumerate(record["findings"]):
             self._find(place, case, finding)
 

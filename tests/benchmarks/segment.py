@@ -23,12 +23,14 @@ NO_CASE = Case("", "", ())
 Patients = Sequence[tuple[str, Image]]
 
 
-def batches(system: Segmentation, images: Sequence[Image], size: int, jitter: float, seed: int) -> Iterator[Batch]:
+def batches(
+    system: Segmentation, images: Sequence[Image], size: int, jitter: float, seed: int, structures: int = 1
+) -> Iterator[Batch]:
     """Random structures of random slices in random boxes, without end; the same for every system."""
     rng = np.random.default_rng(seed)
     while True:
         chosen = [images[int(rng.integers(len(images)))] for _ in range(size)]
-        look = random_choice(rng, jitter=jitter, min_pixels=10, flip=0.5)
+        look = random_choice(rng, jitter=jitter, min_pixels=10, flip=0.5, structures=structures)
         yield Batch([system.sample(image, NO_CASE, look) for image in chosen])
 
 

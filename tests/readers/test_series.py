@@ -56,7 +56,7 @@ BAD = {
     ),
     "no direction": ({"ImageOrientationPatient": lambda n: [1, 0, 0, 1, 0, 0]}, "not at right angles"),
     "no position": ({"ImagePositionPatient": ""}, "does not say where it lies"),
-    "colour": ({"PhotometricInterpretation": "PALETTE COLOR"}, "no single grey slice"),
+    "colour": ({"PhotometricInterpretation": "PALETTE COLOR"}, "no grey slices"),
 }
 
 

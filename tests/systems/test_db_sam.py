@@ -139,6 +139,8 @@ def test_a_training_view_is_one_structure_of_one_slice_in_a_box_around_it() -> N
         again = random_choice(np.random.default_rng(seed), jitter=0.1, min_pixels=4, flip=0.5)(mask)
         assert again.slice == chosen.slice and np.array_equal(again.margins, chosen.margins)
     assert len(seen) > 10
+    several = random_choice(np.random.default_rng(0), jitter=0.1, min_pixels=4, flip=0.5, structures=5)(mask)
+    assert sorted(several.labels) == [1, 2] and several.margins.shape == (2, 4)
     one = system()
     for seed in range(8):
         choice = random_choice(np.random.default_rng(seed), jitter=0.1, min_pixels=4, flip=0.5)
@@ -234,9 +236,11 @@ def test_masks_are_rid_of_small_parts_only_when_asked() -> None:
             cleaning(text)
 
 
-def test_what_is_ct_but_no_slice_is_skipped() -> None:
-    with pytest.raises(Skipped, match="no single slice"):
-        system().refuse(Case("u", "CT", (Path("a.dcm"),), header={"sop_class": "1.2.840.10008.5.1.4.1.1.2.1"}))
+def test_what_is_ct_but_no_image_is_skipped_and_enhanced_objects_are_not() -> None:
+    one = system()
+    one.refuse(Case("u", "MR", (Path("a.dcm"),), header={"sop_class": "1.2.840.10008.5.1.4.1.1.4.1"}))
+    with pytest.raises(Skipped, match="no image of CT or MR"):
+        one.refuse(Case("u", "CT", (Path("a.dcm"),), header={"sop_class": "1.2.840.10008.5.1.4.1.1.88.67"}))
     with pytest.raises(Skipped, match="modality is US"):
         system().refuse(Case("u", "US", (Path("a.dcm"),)))
 

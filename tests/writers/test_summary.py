@@ -16,6 +16,7 @@ from PIL import Image as Pillow
 from PIL.PngImagePlugin import PngInfo
 
 from medvit.case import digest
+from medvit.writers.mask_tally import LABELS, OTHERS, WORST, MaskTally
 from medvit.writers.summary import write_summary
 from medvit.writers.tally import A_LABEL, BINS, SLOWEST, STRONGEST
 
@@ -304,3 +305,51 @@ def test_memory_and_size_stay_small_for_fifty_thousand_inputs(tmp_path) -> None:
     assert peak < 25e6  # the UIDs of 75,000 studies and series take most of it
     assert (tmp_path / "report.html").stat().st_size < small + 5_000
     assert time.process_time() - started < 60
+
+
+def mask(label: str, score: float, **more: Any) -> dict[str, Any]:
+    return {"label": label, "code": "99:1", "score": score, "pixels": 50, "area_mm2": None, "volume_ml": None,
+            "prompt": "box", **more}  # fmt: skip
+
+
+def outlined(number: int, masks: list[dict[str, Any]], spacing: str = "affine of the file") -> dict[str, Any]:
+    return record(number, masks=masks, origin={"spacing": spacing})
+
+
+def test_masks_are_counted_measured_and_the_least_sure_ones_shown_with_what_was_asked(tmp_path) -> None:
+    proposed = "proposed: bright part 1 of 3 on slice 5"
+    records = [
+        outlined(0, [mask("liver", 0.9, volume_ml=1200.0), mask("spleen", 0.4, volume_ml=0.25, pixels=0)]),
+        outlined(1, [mask("liver", 0.7, volume_ml=800.0, stopped="upwards: slice 9: nothing found")]),
+        outlined(2, [mask("<b>liver", 0.2, prompt=proposed)], spacing="none in the file"),
+    ]
+    folder = tmp_path / "cases" / records[2]["case"]
+    folder.mkdir(parents=True)
+    Pillow.fromarray(np.zeros((40, 30, 3), np.uint8)).save(folder / "masks.png")
+    page = read(records, tmp_path)
+    rows = {row[0]: row[1:] for row in page.tables["masks"][1:]}
+    assert rows["liver"] == ["2", "0", "0.80", "0.70", "1,000 ml", "800 to 1,200", "box 2"]
+    assert rows["spleen"][:2] == ["1", "1"] and rows["spleen"][4] == "0.25 ml"
+    assert rows["<b>liver"][4:] == ["50 pixels, no mm", "50 to 50", "proposed 1"]
+    assert "affine of the file: 2; none in the file: 1" in page.text
+    order = [page.text.index(score) for score in ("0.200", "0.400", "0.700", "0.900")]
+    assert order == sorted(order)
+    assert f"asked by {proposed}" in page.text and "ends upwards: slice 9" in page.text
+    assert sum(tag == "img" for tag, _ in page.tags) == 1 and page.text.count("no picture written") == 3
+    assert "Strongest findings" not in page.text and "No case was answered" not in page.text
+    assert "none; masks have scores of their own" in page.text
+
+
+def test_a_run_without_masks_says_nothing_of_them_and_one_with_both_shows_both(tmp_path) -> None:
+    assert "masks" not in read(night(20), tmp_path).tables
+    both = [record(0, {"Mass": 0.9}, masks=[mask("mass", 0.5)])]
+    tables = read(both, tmp_path).tables
+    assert "masks" in tables and "strongest" in tables and "labels" in tables
+
+
+def test_masks_of_thousands_of_labels_take_bounded_room(tmp_path) -> None:
+    tally = MaskTally()
+    for number in range(3 * LABELS):
+        tally.add(outlined(number, [mask(f"thing {number}", number / (3 * LABELS))]))
+    assert len(tally.labels) == LABELS + 1 and tally.labels[OTHERS].masks == 2 * LABELS
+    assert len(tally.worst) == WORST and max(-one.sureness for one in tally.worst) < 0.03
