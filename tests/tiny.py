@@ -1,6 +1,7 @@
 """Tiny films, workflows and the command, for the tests of everything from a YAML file to a folder of answers."""
 
 import csv
+import importlib.util
 import multiprocessing
 import os
 import sys
@@ -8,9 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
+from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pytest
 import yaml
 
 LABELS = ("Mass", "Effusion")
@@ -67,6 +70,29 @@ def write_workflow(path: Path, tree: dict[str, Any], **changes: Any) -> Path:
             merged[key] = {name: value for name, value in merged[key].items() if value is not None}
     path.write_text(yaml.safe_dump({key: value for key, value in merged.items() if value is not None}))
     return path
+
+
+def sample_module(name: str) -> ModuleType:
+    """A module of sample_data, loaded from its path; its neighbours are importable as they are when make.py runs."""
+    folder = Path(__file__).parents[1] / "sample_data"
+    spec = importlib.util.spec_from_file_location(f"sample_{name}", folder / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        patch.setitem(sys.modules, spec.name, module)
+        spec.loader.exec_module(module)
+    return module
+
+
+def rows_of(path: Path) -> dict[str, dict[str, str]]:
+    """The rows of a table of a run, by the names of the files that they are about."""
+    return {Path(row["source"]).name: row for row in read_rows(path)}
+
+
+def case_of(out: Path, name: str) -> Path:
+    """The folder of the case that came from a file, in a run's folder."""
+    return out / "cases" / rows_of(out / "inputs.csv")[name]["case"]
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

@@ -47,21 +47,13 @@ def out(lab: Path) -> Path:
     return lab / "out"
 
 
-def rows_of(path: Path) -> dict[str, dict[str, str]]:
-    return {Path(row["source"]).name: row for row in tiny.read_rows(path)}
-
-
-def case_of(out: Path, name: str) -> Path:
-    return out / "cases" / rows_of(out / "inputs.csv")[name]["case"]
-
-
 def tiles_of(folder: Path) -> list[dict]:
     with gzip.open(folder / "tiles.geojson.gz") as file:
         return json.load(file)["features"]
 
 
 def test_slides_that_were_never_seen_are_told_apart(out: Path) -> None:
-    told = rows_of(out / "results.csv")
+    told = tiny.rows_of(out / "results.csv")
     ill = [float(told[f"{i:02d}.tif"]["probability"]) for i in range(16, 22) if i % 2]
     well = [float(told[f"{i:02d}.tif"]["probability"]) for i in range(16, 22) if not i % 2]
     assert min(ill) > max(well)
@@ -71,14 +63,14 @@ def test_slides_that_were_never_seen_are_told_apart(out: Path) -> None:
 def test_attention_lies_on_the_tumour(lab: Path, out: Path) -> None:
     x, y = json.loads((lab / "corners.json").read_text())["17"]
     best = max(
-        tiles_of(case_of(out, "17.tif")), key=lambda t: t["properties"]["measurements"]["medvit: tumour attention"]
+        tiles_of(tiny.case_of(out, "17.tif")), key=lambda t: t["properties"]["measurements"]["medvit: tumour attention"]
     )
     left, top = best["geometry"]["coordinates"][0][0]
     assert x - 32 < left < x + 48 and y - 32 < top < y + 48
 
 
 def test_tiles_are_as_qupath_wants_them(out: Path) -> None:
-    tiles = tiles_of(case_of(out, "17.tif"))
+    tiles = tiles_of(tiny.case_of(out, "17.tif"))
     assert len({tile["id"] for tile in tiles}) == len(tiles) > 30
     for tile in tiles:
         uuid.UUID(tile["id"])
@@ -92,7 +84,7 @@ def test_tiles_are_as_qupath_wants_them(out: Path) -> None:
 
 
 def test_pictures_have_the_shape_of_the_slide_and_only_positive_slides_have_a_heat_map(out: Path) -> None:
-    ill, well = case_of(out, "17.tif"), case_of(out, "16.tif")
+    ill, well = tiny.case_of(out, "17.tif"), tiny.case_of(out, "16.tif")
     assert {path.name for path in ill.iterdir()} == {
         "heat_tumour.npz",
         "heat_tumour.png",
@@ -128,7 +120,7 @@ def test_every_bad_input_is_a_sentence_and_costs_itself_alone(lab: Path, out: Pa
     tiny_slides.write_pyramid(bad / "small.tif", tiny_slides.draw(17, True)[0][:24, :24], 1.0)
     Image.fromarray(tiny_slides.draw(17, True)[0]).save(bad / "picture.png")
     done = tiny.medvit("predict", lab / "runs/mil/best.ckpt", bad, "-o", tmp_path / "out", "--workers", 2, cwd=lab)
-    told = rows_of(tmp_path / "out/inputs.csv")
+    told = tiny.rows_of(tmp_path / "out/inputs.csv")
     assert {name: (row["status"], row["reason"]) for name, row in told.items()} == {
         "good.tif": ("ok", ""),
         "no_mpp.tif": ("rejected", "no_mpp"),
@@ -143,8 +135,8 @@ def test_every_bad_input_is_a_sentence_and_costs_itself_alone(lab: Path, out: Pa
     }
     assert done.code == 3
     assert all(row["message"].endswith(".") for row in told.values() if row["status"] != "ok")
-    alike = rows_of(out / "results.csv")["17.tif"]["probability"]
-    assert float(rows_of(tmp_path / "out/results.csv")["good.tif"]["probability"]) == pytest.approx(
+    alike = tiny.rows_of(out / "results.csv")["17.tif"]["probability"]
+    assert float(tiny.rows_of(tmp_path / "out/results.csv")["good.tif"]["probability"]) == pytest.approx(
         float(alike), abs=1e-3
     )
 

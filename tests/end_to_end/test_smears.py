@@ -38,22 +38,14 @@ def out(work: Path) -> Path:
     return work / "out"
 
 
-def rows_of(path: Path) -> dict[str, dict[str, str]]:
-    return {Path(row["source"]).name: row for row in tiny.read_rows(path)}
-
-
-def case_of(out: Path, name: str) -> Path:
-    return out / "cases" / rows_of(out / "inputs.csv")[name]["case"]
-
-
 def test_smears_that_were_never_seen_are_told_apart(out: Path) -> None:
-    told = rows_of(out / "results.csv")
+    told = tiny.rows_of(out / "results.csv")
     answers = [float(told[f"{index:02d}.tif"]["probability"]) for index in range(16, 22)]
     assert min(answers[1::2]) > max(answers[::2])
 
 
 def test_the_most_attended_cells_are_the_malignant_ones(out: Path) -> None:
-    with gzip.open(case_of(out, "17.tif") / "tiles.geojson.gz") as file:
+    with gzip.open(tiny.case_of(out, "17.tif") / "tiles.geojson.gz") as file:
         tiles = json.load(file)["features"]
     assert len(tiles) == tiny_smears.CELLS
     tiles.sort(key=lambda tile: -tile["properties"]["measurements"]["medvit: malignant attention"])
@@ -65,10 +57,10 @@ def test_the_most_attended_cells_are_the_malignant_ones(out: Path) -> None:
 
 def test_every_answer_comes_with_a_gallery_of_its_cells(out: Path) -> None:
     for name in ("16.tif", "17.tif"):
-        with Image.open(case_of(out, name) / "gallery_malignant.png") as gallery:
+        with Image.open(tiny.case_of(out, name) / "gallery_malignant.png") as gallery:
             assert gallery.width >= 6 * 128 and "tiles by attention" in gallery.info["Description"]
             assert "not for diagnosis" in gallery.info["Description"]
-    left = {path.name for path in case_of(out, "17.tif").iterdir()}
+    left = {path.name for path in tiny.case_of(out, "17.tif").iterdir()}
     assert left >= {"gallery_malignant.png", "heat_malignant.png", "tiles.geojson.gz", "tiles.png"}
 
 
@@ -85,7 +77,7 @@ def test_bad_smears_are_sentences_and_cost_themselves_alone(work: Path, tmp_path
     tiny_slides.write_pyramid(bad / "small.tif", tiny_smears.draw(17, True)[0][:30, :30], 1.0)
     tiny_smears.write_smear(bad / "picture.png", 17, True)
     done = tiny.medvit("predict", work / "runs/mil/best.ckpt", bad, "-o", tmp_path / "out", "--workers", 1, cwd=work)
-    told = rows_of(tmp_path / "out/inputs.csv")
+    told = tiny.rows_of(tmp_path / "out/inputs.csv")
     reasons = {name: (row["status"], row["reason"]) for name, row in told.items()}
     assert reasons.pop("small.tif") in (("rejected", "too_small"), ("rejected", "no_cells"))
     assert reasons == {

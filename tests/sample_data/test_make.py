@@ -1,8 +1,6 @@
 """The sample films: made twice alike, split by patient, and readable."""
 
 import csv
-import importlib.util
-import sys
 from collections import defaultdict
 from pathlib import Path
 from types import ModuleType
@@ -10,6 +8,7 @@ from types import ModuleType
 import numpy as np
 import pydicom
 import pytest
+import tiny
 
 FOLDER = Path(__file__).resolve().parents[2] / "sample_data"
 SHIPPED = FOLDER / "films"
@@ -17,15 +16,7 @@ SHIPPED = FOLDER / "films"
 
 @pytest.fixture(scope="module")
 def make() -> ModuleType:
-    """make.py, loaded from its path; its neighbours are importable as they are when it runs as a script."""
-    spec = importlib.util.spec_from_file_location("sample_data_make", FOLDER / "make.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(FOLDER))
-        patch.setitem(sys.modules, spec.name, module)
-        spec.loader.exec_module(module)
-    return module
+    return tiny.sample_module("make")
 
 
 def rows(table: str) -> list[dict[str, str]]:

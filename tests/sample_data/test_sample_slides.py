@@ -1,8 +1,6 @@
 """The sample slides: made twice alike, split by patient, readable, and honest about where tumour is."""
 
 import csv
-import importlib.util
-import sys
 from collections import defaultdict
 from pathlib import Path
 from types import ModuleType
@@ -10,6 +8,7 @@ from types import ModuleType
 import numpy as np
 import openslide
 import pytest
+import tiny
 from PIL import Image
 
 from medvit.case import read_table
@@ -21,15 +20,7 @@ SHIPPED = FOLDER / "slides"
 
 @pytest.fixture(scope="module")
 def plan() -> ModuleType:
-    """plan_slides.py, loaded from its path beside its neighbours."""
-    spec = importlib.util.spec_from_file_location("sample_plan_slides", FOLDER / "plan_slides.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(FOLDER))
-        patch.setitem(sys.modules, spec.name, module)
-        spec.loader.exec_module(module)
-    return module
+    return tiny.sample_module("plan_slides")
 
 
 def rows() -> list[dict[str, str]]:

@@ -1,13 +1,12 @@
 """The sample smears: made twice alike, split by patient, small, and honest about which cells are malignant."""
 
 import csv
-import importlib.util
-import sys
 from collections import Counter
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import tiny
 
 from medvit.case import read_table
 
@@ -17,14 +16,7 @@ SHIPPED = FOLDER / "smears"
 
 @pytest.fixture(scope="module")
 def plan() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("sample_plan_smears", FOLDER / "plan_smears.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(FOLDER))
-        patch.setitem(sys.modules, spec.name, module)
-        spec.loader.exec_module(module)
-    return module
+    return tiny.sample_module("plan_smears")
 
 
 def test_the_same_seed_gives_the_shipped_bytes_and_another_seed_others(plan: ModuleType, tmp_path: Path) -> None:
