@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.metrics import roc_auc_score
+from scored import interval
 
 from medvit.case import Case
 from medvit.data.batch import Batch
@@ -31,7 +31,7 @@ from medvit.train import keep_memory
 
 DATA = Path(__file__).resolve().parents[3] / "shared/data/us_video"
 LABELS = ["A-lines", "B-lines", "severe"]
-SIDE, FRAMES, BATCH, DRAWS = 64, 16, 8, 2_000
+SIDE, FRAMES, BATCH = 64, 16, 8
 SHAPE: dict[str, Any] = {"frames": FRAMES, "side": SIDE, "patch": 8, "tubelet": 8, "width": 128, "depth": 4, "heads": 4,
                          "mean": 0.12, "std": 0.18}  # fmt: skip
 VIT_LR, UNET_LR, PRETRAIN_LR = 1e-3, 3e-3, 1e-3
@@ -114,17 +114,6 @@ def learn(system: ERDES, clips: dict[str, list[Clip]], epochs: int, lr: float) -
     system.load_state_dict(best[2])
     print(f"  epoch {best[1]} of {epochs}, mean AUC on val {best[0]:.3f}, last loss {loss.item():.3f}", flush=True)
     return answers(system, clips["test"])[0]
-
-
-def interval(truth: np.ndarray, score: np.ndarray, patient: np.ndarray) -> str:
-    """AUC with an interval by drawing patients."""
-    rng, areas, names = np.random.default_rng(0), [], np.unique(patient)
-    for _ in range(DRAWS):
-        drawn = np.concatenate([np.flatnonzero(patient == name) for name in rng.choice(names, len(names))])
-        if 0 < truth[drawn].mean() < 1:
-            areas.append(roc_auc_score(truth[drawn], score[drawn]))
-    low, high = np.quantile(areas, (0.025, 0.975))
-    return f"{roc_auc_score(truth, score):.3f} ({low:.2f} to {high:.2f})"
 
 
 def main() -> None:

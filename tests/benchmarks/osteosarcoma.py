@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from scored import interval
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,7 +27,6 @@ DATA = ROOT.parent / "shared/data/histology"
 HEALTHY = ("Non-Tumor", "Normal")
 TILE = {"osteosarcoma": 128, "oral_oscc": 112}
 BATCH = 64
-DRAWS = 2_000
 
 
 def write_table(name: str, path: Path) -> list[dict[str, str]]:
@@ -82,17 +81,6 @@ def answered(run: Path, files: Sequence[Path], out: Path) -> dict[str, float]:
     subprocess.run(command, check=True, stdout=sys.stderr)
     with (out / "results.csv").open() as file:
         return {row["source"]: float(row["probability"]) for row in csv.DictReader(file)}
-
-
-def interval(truth: np.ndarray, score: np.ndarray, slide: np.ndarray) -> str:
-    """AUC with an interval by drawing slides."""
-    rng, areas, names = np.random.default_rng(0), [], np.unique(slide)
-    for _ in range(DRAWS):
-        drawn = np.concatenate([np.flatnonzero(slide == name) for name in rng.choice(names, len(names))])
-        if 0 < truth[drawn].mean() < 1:
-            areas.append(roc_auc_score(truth[drawn], score[drawn]))
-    low, high = np.quantile(areas, (0.025, 0.975))
-    return f"{roc_auc_score(truth, score):.3f} ({low:.2f} to {high:.2f})"
 
 
 def trivial(rows: Sequence[dict[str, str]]) -> np.ndarray:

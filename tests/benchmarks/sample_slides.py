@@ -8,9 +8,6 @@ negative nothing is detected, as in DSMIL.
 """
 
 import argparse
-import csv
-import gzip
-import json
 import subprocess
 import sys
 import time
@@ -18,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from scored import MEDVIT, answer, test_rows, tiles_of, told_apart
 from sklearn.metrics import roc_auc_score
 
 from medvit.evaluate.froc import FALSE_ALARMS, Found, found_in_tiles, froc
@@ -36,8 +34,7 @@ def tumour_share(mask: np.ndarray, ring: list[list[float]]) -> float:
 
 def tile_auc(folder: Path, mask: np.ndarray, measure: str) -> float:
     """AUC of a measurement of tiles against the mask."""
-    with gzip.open(folder / "tiles.geojson.gz") as file:
-        tiles = json.load(file)["features"]
+    tiles = tiles_of(folder)
     shares = np.array([tumour_share(mask, tile["geometry"]["coordinates"][0]) for tile in tiles])
     values = np.array([tile["properties"]["measurements"][f"medvit: tumour {measure}"] for tile in tiles])
     clear = (shares >= 0.5) | (shares == 0)
@@ -46,8 +43,7 @@ def tile_auc(folder: Path, mask: np.ndarray, measure: str) -> float:
 
 def detected(folder: Path, measure: str, positive: bool) -> Found:
     """Detections by a measurement of tiles; attention is stretched to 0 to 1 over the slide."""
-    with gzip.open(folder / "tiles.geojson.gz") as file:
-        tiles = json.load(file)["features"]
+    tiles = tiles_of(folder)
     rings = np.array([tile["geometry"]["coordinates"][0] for tile in tiles], dtype=float)
     values = np.array([tile["properties"]["measurements"][f"medvit: tumour {measure}"] for tile in tiles], np.float32)
     if measure == "attention":
@@ -61,21 +57,14 @@ def main() -> None:
     parser.add_argument("run", nargs="?", type=Path, default=ROOT / "runs/self_vit_mil")
     parser.add_argument("out", nargs="?", type=Path, default=ROOT / "out/slides")
     arguments = parser.parse_args()
-    medvit = [sys.executable, "-m", "medvit"]
     started = time.monotonic()
     if not (arguments.run / "best.ckpt").is_file():
         workflow = ROOT / "workflows/self_vit_mil.yaml"
-        subprocess.run([*medvit, "train", workflow, "-o", arguments.run], check=True, stdout=sys.stderr)
-    answer = [*medvit, "predict", arguments.run / "best.ckpt", SLIDES, "-o", arguments.out, "--resume"]
-    subprocess.run(answer, check=True, stdout=sys.stderr)
+        subprocess.run([*MEDVIT, "train", workflow, "-o", arguments.run], check=True, stdout=sys.stderr)
+    answers = answer(arguments.run / "best.ckpt", [SLIDES], arguments.out)
     seconds = time.monotonic() - started
-    with (arguments.out / "results.csv").open() as file:
-        answers = {Path(row["source"]).name: row for row in csv.DictReader(file)}
-    with (SLIDES / "cases.csv").open() as file:
-        test = [row for row in csv.DictReader(file) if row["split"] == "test"]
-    truth = [int(row["tumour"]) for row in test]
-    area = roc_auc_score(truth, [float(answers[row["path"]]["probability"]) for row in test])
-    right = np.mean([int(answers[row["path"]]["positive"]) == value for row, value in zip(test, truth, strict=True)])
+    test = test_rows(SLIDES / "cases.csv")
+    area, right = told_apart(test, "tumour", answers)
     print(f"slides, test split ({len(test)}): AUC {area:.3f}, accuracy {right:.3f}")
     for measure in ("attention", "score"):
         areas = [

@@ -7,9 +7,6 @@ within 6 um are left out and counted. Seconds are the clock's and the processors
 """
 
 import argparse
-import csv
-import gzip
-import json
 import resource
 import subprocess
 import sys
@@ -17,18 +14,17 @@ import time
 from pathlib import Path
 
 import numpy as np
+from scored import MEDVIT, answer, read, test_rows, tiles_of, told_apart
 from sklearn.metrics import roc_auc_score
 
 ROOT = Path(__file__).resolve().parents[2]
 SMEARS = ROOT / "sample_data/smears"
-MEDVIT = [sys.executable, "-m", "medvit"]
 NEAR = 12.0  # level-0 pixels of 0.5 um
 
 
 def cell_auc(folder: Path, cells: list[dict[str, str]]) -> tuple[float, int]:
     """AUC of attention for malignant cells, and how many tiles show none that was painted."""
-    with gzip.open(folder / "tiles.geojson.gz") as file:
-        tiles = json.load(file)["features"]
+    tiles = tiles_of(folder)
     middles = np.array([np.mean(tile["geometry"]["coordinates"][0][:4], axis=0) for tile in tiles])
     centres = np.array([[float(cell["x"]), float(cell["y"])] for cell in cells])
     gaps = np.linalg.norm(middles[:, None] - centres, axis=-1)
@@ -59,18 +55,10 @@ def train(folder: Path, seed: int) -> tuple[float, float]:
 
 def judge(folder: Path) -> tuple[float, float]:
     """Answer the test split and print what that is worth: AUC of smears, mean AUC of attention for malignant cells."""
-    with (SMEARS / "cases.csv").open() as file:
-        test = [row for row in csv.DictReader(file) if row["split"] == "test"]
-    inputs, out = [SMEARS / row["path"] for row in test], folder / "out"
-    answer = [*MEDVIT, "predict", folder / "cytofm/best.ckpt", *inputs, "-o", out, "--resume"]
-    subprocess.run(answer, check=True, stdout=sys.stderr)
-    with (out / "results.csv").open() as file:
-        answers = {Path(row["source"]).name: row for row in csv.DictReader(file)}
-    with (SMEARS / "cells.csv").open() as file:
-        cells = list(csv.DictReader(file))
-    truth = [int(row["malignant"]) for row in test]
-    area = float(roc_auc_score(truth, [float(answers[row["path"]]["probability"]) for row in test]))
-    right = np.mean([int(answers[row["path"]]["positive"]) == value for row, value in zip(test, truth, strict=True)])
+    test, out = test_rows(SMEARS / "cases.csv"), folder / "out"
+    answers = answer(folder / "cytofm/best.ckpt", [SMEARS / row["path"] for row in test], out)
+    cells = read(SMEARS / "cells.csv")
+    area, right = told_apart(test, "malignant", answers)
     ill = [row["path"] for row in test if row["malignant"] == "1"]
     found = [
         cell_auc(out / "cases" / answers[name]["case"], [cell for cell in cells if cell["path"] == name])
