@@ -1,6 +1,6 @@
 """Every limit on untrusted input, in one place: what is larger, deeper, longer or slower is refused with a reason."""
 
-KIB, MIB, GIB = 2**10, 2**20, 2**30
+MIB, GIB = 2**20, 2**30
 
 # One DICOM file.
 FILE_BYTES = 2 * GIB

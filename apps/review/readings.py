@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 from apps.review.store import Entry, Store
 
-VERDICTS = ("accept", "reject", "uncertain")
 READINGS = ("present", "absent", "uncertain")
 WORDS = {"accept": "accepted", "reject": "rejected", "uncertain": "uncertain", "present": "present", "absent": "absent"}
 OPEN, PARTLY, READ = "open", "begun", "read"

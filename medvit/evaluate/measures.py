@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from medvit.evaluate.bootstrap import DRAWS, Floats, Interval, Weights, draws, interval, numbered
 
 BINS = 10  # of equal width, of the calibration error
-RANKING = ("auroc", "auprc")
-CALIBRATION = ("brier", "ece")
 DECISION = ("sensitivity", "specificity", "balanced_accuracy", "ppv", "npv")
 
 
