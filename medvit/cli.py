@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from medvit import NOTICE, __version__
-from medvit.cli_measure import add_cells, add_evaluate, add_explain, device_of, evaluate, explain, words
+from medvit.cli_archive import add_pull, add_push, pull, push
+from medvit.cli_measure import add_cells, add_evaluate, add_explain, add_probe, evaluate, explain, probe
+from medvit.command import DONE, NOTHING, PARTLY, WRONG, device_of, words
 from medvit.errors import Halted, MedvitError
+from medvit.memory import uncollected
 
-DONE, NOTHING, WRONG, PARTLY = 0, 1, 2, 3
 WRITE = "csv,heat,sr,sc,geojson,gallery,png,nifti"
 TOLD = ("mpp", "cells", "boxes", "points", "clean")  # options that a system takes, see `System.told`
 MOST_WORKERS = 8  # by default; more of them wait for the network
@@ -65,10 +67,14 @@ def parser() -> argparse.ArgumentParser:
     add_evaluate(_verb(verbs, "evaluate", evaluate, "Measure a checkpoint on labelled cases: report and model card."))
     add_explain(_verb(verbs, "explain", explain, "Show, and measure, what scores came from: maps by several methods."))
     _add_embed(verbs)
-    _add_probe(verbs)
+    add_probe(
+        _verb(verbs, "probe", probe, "Say how well frozen features tell types of cells: linear probe and neighbours.")
+    )
     _add_review(verbs)
-    _add_pull(verbs)
-    _add_push(verbs)
+    add_pull(_verb(verbs, "pull", pull, "Fetch films from an archive (DICOMweb) into a folder, each one checked."))
+    add_push(
+        _verb(verbs, "push", push, "Send the DICOM objects of a prediction to an archive (DICOMweb) and verify them.")
+    )
     _add_show(verbs)
     _add_doctor(verbs)
     return top
@@ -103,13 +109,15 @@ def train(options: argparse.Namespace) -> int:
     from medvit.workflow import open_workflow
 
     if options.folds and not options.dry_run:
-        from medvit.folds import train_folds
+        with uncollected():
+            from medvit.folds import train_folds
 
         allow = options.allow_import
         print(train_folds(options.file, options.folds, options.overrides, options.out, allow, options.resume))
         return DONE
     workflow = open_workflow(options.file, options.overrides, options.out, options.allow_import)
-    from medvit import train as training
+    with uncollected():
+        from medvit import train as training
 
     if options.dry_run:
         training.rehearse(workflow)
@@ -184,8 +192,6 @@ def predict(options: argparse.Namespace) -> int:
         preload(["medvit.duties"])  # the workers' imports run beside ours, which take seconds
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # a waiting thread of the network leaves its core to them
 
-    from medvit.memory import uncollected
-
     with uncollected():
         from medvit import doctor, weights, workflow
         from medvit.account import Options
@@ -242,9 +248,10 @@ def embed(options: argparse.Namespace) -> int:
             raise MedvitError(f"{path} is not there. Give an existing checkpoint, then files or folders to describe.")
     if options.workers < 0:
         raise MedvitError("--workers must be at least 0.")
-    from medvit import doctor, train, weights, workflow
-    from medvit.account import Options
-    from medvit.embed import embed as describe
+    with uncollected():
+        from medvit import doctor, train, weights, workflow
+        from medvit.account import Options
+        from medvit.embed import embed as describe
 
     device = device_of(options.device)
     if options.checkpoint.suffix in (".yaml", ".yml"):
@@ -263,43 +270,6 @@ def embed(options: argparse.Namespace) -> int:
         told=told,
     )
     return _told(options, describe(system, identity, options.inputs, options.out, how, options.half))
-
-
-def _add_probe(verbs: Any) -> None:
-    verb = _verb(
-        verbs, "probe", probe, "Say how well frozen features tell types of cells: linear probe and neighbours."
-    )
-    verb.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="of a system of smears")
-    verb.add_argument("cells", type=Path, metavar="CELLS", help="a folder or table of labelled cells")
-    verb.add_argument(
-        "--kind",
-        choices=("folders", "table", "hicervix"),
-        default="table",
-        help="train/<class>_<n>.png under a folder, a CSV of path, split, class[, x, y, patient_id] (default), or HiCervix",
-    )
-    verb.add_argument("--classes", default="", metavar="A,B", help="the types that there may be (all that are found)")
-    verb.add_argument("--group", default="", metavar="REGEX", help="of folders: what in a file's name is its source")
-    verb.add_argument("--level", default="level_3", help="of HiCervix: the column that is the type (level_3)")
-    verb.add_argument("--stains", choices=("one", "mixed"), default="one", help="mixed: the set is meant to mix stains")
-    verb.add_argument("-o", "--out", type=Path, help="a folder for probe.json")
-    verb.add_argument("--json", action="store_true", help="print it as JSON")
-
-
-def probe(options: argparse.Namespace) -> int:
-    """``medvit probe``."""
-    for path in (options.checkpoint, options.cells):
-        if not path.exists():
-            raise MedvitError(f"{path} is not there. Give a checkpoint, then a folder or table of cells.")
-    from medvit import probe as probing
-    from medvit.workflow import load_system
-
-    classes = words(options.classes)
-    told = probing.probe(load_system(options.checkpoint), options.kind, options.cells, classes, options.group,
-                         options.level, options.stains)  # fmt: skip
-    if options.out:
-        probing.write(told, options.out)
-    print(json.dumps(told, indent=2) if options.json else probing.text(told))
-    return DONE
 
 
 def _told(options: argparse.Namespace, counts: dict[str, int]) -> int:
@@ -388,68 +358,6 @@ def _verified(options: argparse.Namespace) -> int:
     for out, (rows, head, faults) in () if options.json else verdicts.items():
         print(*faults, f"{out}: {rows} rows, {'whole' if not faults else 'NOT whole'}, head {rows}:{head}", sep="\n")
     return NOTHING if any(verdict.faults for verdict in verdicts.values()) else DONE
-
-
-def _add_pull(verbs: Any) -> None:
-    verb = _verb(verbs, "pull", pull, "Fetch films from an archive (DICOMweb) into a folder, each one checked.")
-    _add_archive(verb)
-    verb.add_argument("-o", "--out", type=Path, required=True, metavar="FOLDER", help="the folder for the films")
-    verb.add_argument("--study", default="", metavar="UID", help="of this study")
-    verb.add_argument("--series", default="", metavar="UID", help="of this series of the study")
-    verb.add_argument(
-        "--patient-id", default="", metavar="ID", help="of this patient; - reads the ID from standard input"
-    )
-    verb.add_argument("--modality", default="", metavar="CR,DX", help="of these modalities")
-    verb.add_argument("--date", default="", metavar="FROM-TO", help="of studies of this time, as 20260101-20260131")
-    verb.add_argument("--limit", type=int, metavar="N", help="fetch at most so many")
-
-
-def _add_push(verbs: Any) -> None:
-    verb = _verb(
-        verbs, "push", push, "Send the DICOM objects of a prediction to an archive (DICOMweb) and verify them."
-    )
-    verb.add_argument("out", type=Path, metavar="OUT", help="the folder that `medvit predict` wrote")
-    _add_archive(verb)
-
-
-def _add_archive(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("url", metavar="URL", help="root of the archive's DICOMweb service, as https://pacs/dicom-web")
-    verb.add_argument("--ca", type=Path, metavar="FILE", help="certificates (PEM) to trust instead of the usual ones")
-    verb.add_argument("--insecure", action="store_true", help="allow http:// to another machine: data in clear text")
-    verb.add_argument("--json", action="store_true", help="print the counts as JSON")
-    verb.epilog = f"""{EPILOG}
-user and password, or a token, come from the environment: MEDVIT_DICOMWEB_USER and MEDVIT_DICOMWEB_PASSWORD, or
-MEDVIT_DICOMWEB_TOKEN."""
-
-
-def pull(options: argparse.Namespace) -> int:
-    """``medvit pull``."""
-    from medvit.archive import Archive
-    from medvit.pull import Query
-    from medvit.pull import pull as fetch
-
-    patient = sys.stdin.readline().strip() if options.patient_id == "-" else options.patient_id
-    modality = tuple(word.strip() for word in options.modality.split(",") if word.strip())
-    query = Query(options.study, options.series, patient, modality, options.date)
-    return _moved(options, fetch(Archive(options.url, options.insecure, options.ca), options.out, query, options.limit))
-
-
-def push(options: argparse.Namespace) -> int:
-    """``medvit push``."""
-    from medvit.archive import Archive
-    from medvit.push import push as send
-
-    return _moved(options, send(Archive(options.url, options.insecure, options.ca), options.out))
-
-
-def _moved(options: argparse.Namespace, counts: dict[str, int]) -> int:
-    """Tell what became of the objects; the exit code."""
-    told = "  ".join(f"{name} {count}" for name, count in counts.items())
-    print(json.dumps(counts) if options.json else f"{told}  in {options.out}")
-    good = ("fetched", "kept", "verified")
-    if all(not count for name, count in counts.items() if name not in good):
-        return DONE
-    return PARTLY if any(counts.get(name) for name in good) else NOTHING
 
 
 def _add_show(verbs: Any) -> None:

@@ -1,11 +1,13 @@
-"""The verbs that measure a checkpoint and ask it for its reasons: ``medvit evaluate`` and ``medvit explain``."""
+"""The verbs that measure a checkpoint and ask it for its reasons: ``medvit evaluate``, ``explain`` and ``probe``."""
 
 import argparse
 import json
 from pathlib import Path
 from typing import Any
 
+from medvit.command import DONE, NOTHING, PARTLY, device_of, words
 from medvit.errors import MedvitError
+from medvit.memory import uncollected
 
 
 def add_cells(verb: argparse.ArgumentParser, of: str) -> None:
@@ -48,8 +50,9 @@ def evaluate(options: argparse.Namespace) -> int:
             raise MedvitError(f"{path} is not there. Give a checkpoint, then a table of labelled cases.")
     if options.workers < 0 or options.batch_size < 1 or options.draws < 1:
         raise MedvitError("--workers must be at least 0, --batch-size and --draws at least 1.")
-    from medvit.evaluation import Asked
-    from medvit.evaluation import evaluate as measure
+    with uncollected():
+        from medvit.evaluation import Asked
+        from medvit.evaluation import evaluate as measure
 
     device = device_of(options.device)
     system, identity = _opened(options.checkpoint, options.mpp, options.cells)
@@ -62,7 +65,7 @@ def evaluate(options: argparse.Namespace) -> int:
     against = _opened(options.against, options.mpp, options.cells) if options.against else None
     told = measure(system, identity, options.table, out, asked, against)
     print(json.dumps(told, indent=2) if options.json else text(told, out))
-    return 0
+    return DONE
 
 
 def _opened(path: Path, mpp: str, cells: str) -> tuple[Any, dict[str, Any]]:
@@ -127,7 +130,8 @@ def explain(options: argparse.Namespace) -> int:
             raise MedvitError(f"{path} is not there. Give a checkpoint, then cases, or with --score a table of them.")
     if options.score and (len(options.inputs) != 1 or not options.inputs[0].is_file()):
         raise MedvitError("--score takes one table of labelled cases.")
-    from medvit import explanation
+    with uncollected():
+        from medvit import explanation
 
     system, identity = _opened(options.checkpoint, options.mpp, options.cells)
     system.to(device_of(options.device))
@@ -139,27 +143,46 @@ def explain(options: argparse.Namespace) -> int:
         told = explanation.score(system, options.inputs[0], options.out, options.split, methods, options.boxes,
                                  options.workers, options.most, tuple(map(int, values)))  # fmt: skip
         print(json.dumps(told, indent=2) if options.json else explanation.text(told))
-        return 0
+        return DONE
     methods = methods or tuple(explanation.methods_of(system))
     counts = explanation.explain(
         system, options.inputs, options.out, methods, words(options.labels), options.workers, identity["sha256"]
     )
     print(json.dumps(counts) if options.json else f"explained {counts['explained']}  refused {counts['refused']}")
-    return 0 if counts["explained"] and not counts["refused"] else 3 if counts["explained"] else 1
+    return DONE if counts["explained"] and not counts["refused"] else PARTLY if counts["explained"] else NOTHING
 
 
-def device_of(asked: str) -> str:
-    """The device to compute on, once it has proved to be there."""
-    import torch
+def add_probe(verb: argparse.ArgumentParser) -> None:
+    """The words of ``medvit probe``."""
+    verb.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="of a system of smears")
+    verb.add_argument("cells", type=Path, metavar="CELLS", help="a folder or table of labelled cells")
+    verb.add_argument(
+        "--kind",
+        choices=("folders", "table", "hicervix"),
+        default="table",
+        help="train/<class>_<n>.png under a folder, a CSV of path, split, class[, x, y, patient_id] (default), or HiCervix",
+    )
+    verb.add_argument("--classes", default="", metavar="A,B", help="the types that there may be (all that are found)")
+    verb.add_argument("--group", default="", metavar="REGEX", help="of folders: what in a file's name is its source")
+    verb.add_argument("--level", default="level_3", help="of HiCervix: the column that is the type (level_3)")
+    verb.add_argument("--stains", choices=("one", "mixed"), default="one", help="mixed: the set is meant to mix stains")
+    verb.add_argument("-o", "--out", type=Path, help="a folder for probe.json")
+    verb.add_argument("--json", action="store_true", help="print it as JSON")
 
-    device = asked if asked != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise MedvitError(f"--device {device} cannot be used here: {str(error).splitlines()[0]}.") from error
-    return device
 
+def probe(options: argparse.Namespace) -> int:
+    """``medvit probe``."""
+    for path in (options.checkpoint, options.cells):
+        if not path.exists():
+            raise MedvitError(f"{path} is not there. Give a checkpoint, then a folder or table of cells.")
+    with uncollected():
+        from medvit import probe as probing
+        from medvit.workflow import load_system
 
-def words(text: str) -> tuple[str, ...]:
-    """The words of a list with commas."""
-    return tuple(word.strip() for word in text.split(",") if word.strip())
+    classes = words(options.classes)
+    told = probing.probe(load_system(options.checkpoint), options.kind, options.cells, classes, options.group,
+                         options.level, options.stains)  # fmt: skip
+    if options.out:
+        probing.write(told, options.out)
+    print(json.dumps(told, indent=2) if options.json else probing.text(told))
+    return DONE
