@@ -18,6 +18,7 @@ from medvit.nets.sam_encoder import SamEncoder
 from medvit.readers.scan import Grey
 from medvit.tasks.propagation import Stop
 from medvit.tasks.segmentation import Segmentation
+from medvit.weights_sam import sam, sam_pixels
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +126,7 @@ class DBSAM(Segmentation):
         self.hparams["pixels"] = scaled  # what the weights said goes with them
         train_only(net, {"adapters": TRAINED, "decoder": DECODER, "everything": EVERYTHING}[trained])
         if weights:
-            state = weights_files.sam(weights_files.read_state(weights), net)
+            state = sam(weights_files.read_state(weights), net)
             fresh = () if variant == "none" or any(key.startswith(ADAPTER) for key in state) else (ADAPTER,)
             weights_files.fit(net, state, str(weights), fresh)
 
@@ -142,4 +143,4 @@ def _pixels(weights: Path | None) -> Pixels:
     if told.get("system") == DBSAM.__name__:
         own: Pixels = told["arguments"]["pixels"]
         return own
-    return weights_files.sam_pixels(weights)
+    return sam_pixels(weights)

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from medvit.nets.dual_branch import DualBranchEncoder, train_only, trained_and_frozen
 from medvit.nets.sam import Sam, mask_loss, vit_b
-from medvit.weights import fit, sam
+from medvit.weights import fit
+from medvit.weights_sam import sam
 
 BF16_LINES = ("avx512_bf16", "amx_bf16")
 

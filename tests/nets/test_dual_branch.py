@@ -22,7 +22,8 @@ from medvit.nets.dual_branch import (
     trained_and_frozen,
 )
 from medvit.nets.sam import Sam, mask_loss, small, vit_b
-from medvit.weights import load, sam
+from medvit.weights import load
+from medvit.weights_sam import sam
 
 VARIANTS = get_args(Variant)
 FROZEN = 88_889_676  # encoder without neck, and prompt encoder

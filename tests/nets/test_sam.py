@@ -21,7 +21,8 @@ from medvit.nets.sam_encoder import (
     into_windows,
     out_of_windows,
 )
-from medvit.weights import load, sam, sam_pixels
+from medvit.weights import load
+from medvit.weights_sam import sam, sam_pixels
 
 KEYS = 314
 PARAMETERS = {"image_encoder": 89_670_912, "prompt_encoder": 6_220, "mask_decoder": 4_058_340}

@@ -11,7 +11,8 @@ from medvit.nets.sam import Sam
 from medvit.nets.sam_decoder import MaskDecoder
 from medvit.nets.sam_encoder import SamEncoder
 from medvit.nets.sam_prompt import PromptEncoder
-from medvit.weights import load, sam
+from medvit.weights import load
+from medvit.weights_sam import sam
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed; nothing to compare with")
 

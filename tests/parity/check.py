@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from medvit import weights
+from medvit import weights, weights_sam
 from medvit.nets.dino import Head, move_centre, soften, view_loss
 from medvit.nets.ibot import IBOT, hidden_loss
 from medvit.nets.mae import MAE
@@ -242,7 +242,7 @@ def sam(config: Mapping[str, Any], state: Tensors, given: Tensors) -> Tensors:
     )
     prompts = PromptEncoder(channels, config["mask_in_chans"])
     net = Sam(encoder, channels, prompt_encoder=prompts, mask_decoder=decoder)
-    through_adapter(net, state, weights.sam)
+    through_adapter(net, state, weights_sam.sam)
     embedding = net.embed(given["images"])
     found = {"image_embedding": embedding, "dense_pe": prompts.positions(encoder.grid)}
     side = config["image_size"]
