@@ -303,7 +303,7 @@ def _add_review(verbs: Any) -> None:
     verb.add_argument("--segment", type=Path, metavar="CHECKPOINT", help="of DBSAM: outlines what is in a reader's box")
     verb.add_argument("--verify", action="store_true", help="check the log of decisions and end")
     verb.add_argument("--head", default="", metavar="COUNT:HASH", help="what the log must hold, as an export said")
-    verb.add_argument("--export", type=Path, metavar="FOLDER", help="write what was decided as CSV and JSON and end")
+    verb.add_argument("--export", type=Path, metavar="FOLDER", help="write decisions (CSV, JSON) and masks, and end")
     verb.add_argument("--json", action="store_true", help="print the check as JSON")
 
 
@@ -336,16 +336,23 @@ def review(options: argparse.Namespace) -> int:
 
 
 def _exported(options: argparse.Namespace) -> int:
-    from apps.review.export import export
-    from apps.review.readings import Board
-    from apps.review.runs import Run
+    from apps.review.desk import Desk, Settings
+    from apps.review.export import export, hand_out
     from apps.review.serve import starter
-    from apps.review.store import Store
 
+    bases = tuple(str(base.resolve()) for base in options.inputs)
     for out in options.out:
-        run, store = Run(out).refresh(), Store(out)
-        head = export(run, Board(store).refresh(), store, options.export, starter())
+        desk = Desk(Settings((str(out),), bases, workers=1))
+        (run,) = desk.runs.values()
+        head = export(run, desk.boards[run.key], desk.stores[run.key], options.export, starter())
         print(f"{options.export / f'decisions_{run.name}.csv'} and .json, head {head}")
+        folder = options.export / f"masks_{run.name}"
+        written, faults = hand_out(desk, run, folder, starter())
+        desk.pool.close()
+        if written:
+            print(f"{folder}: readers' masks of {written} cases as NIfTI, and as DICOM SEG where the source is DICOM")
+        for fault, count in faults.items():
+            print(f"{count} times: {fault}")
     return DONE
 
 

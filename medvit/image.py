@@ -22,6 +22,10 @@ class Place(Protocol):
     def codes(self) -> tuple[int, int]:
         """Of qform and sform: their affines' meaning."""
 
+    @property
+    def directions(self) -> NDArray[np.float64]:
+        """(3, 3): unit vectors, right-anterior-superior, that slices, rows and columns follow as displayed."""
+
     def to_source(self, volume: NDArray[Any]) -> NDArray[Any]:
         """Slices, rows and columns as the array that the affine is about."""
 

@@ -16,13 +16,14 @@ from pathlib import Path
 import numpy as np
 
 from medvit.case import MICROSCOPY, ULTRASOUND, Case, digest
-from medvit.codes import labels_of
+from medvit.codes import Label, code_of, labels_of
 from medvit.duties import WRITERS, written
 from medvit.image import Fit, Image, Tiling
 from medvit.readers.headers import read_facts
 from medvit.readers.radiograph import read_radiograph
-from medvit.result import Finding, Heatmap, Result, Run, TileScores
-from medvit.writers.table import findings_of
+from medvit.readers.scan import Grey, read_scan
+from medvit.result import Finding, Heatmap, Region, Result, Run, TileScores
+from medvit.writers.table import findings_of, masks_of
 
 from answers import RUN  # isort: skip
 
@@ -81,6 +82,45 @@ def leave_slide(folder: Path, slide: Path, coords: np.ndarray, side: int, attent
     return out
 
 
+def leave_stack(folder: Path, stack: Path, mpp: float) -> Path:
+    """A finished run over one smear of several focal planes, whose resolution was given."""
+    out = folder / "out"
+    case = Case(os.path.realpath(stack), MICROSCOPY, (stack,))
+    origin = {"mpp": f"{mpp}", "mpp_source": "given"}
+    leave(
+        out,
+        "CytoFM",
+        [record(Result(case, (Finding(labels_of(["malignant"])[0], 0.2),), origin=origin), stack, folder)],
+    )
+    return out
+
+
+def leave_volume(folder: Path, case: Case, masks: Mapping[str, np.ndarray]) -> Path:
+    """A finished run over one volume (a file or the slices of a series), with the outlines that were found in it."""
+    out = folder / "out"
+    image = read_scan(case.files, case.modality, Grey())
+    regions = tuple(Region(Label(name, code_of(name)), mask, 0.8, image.spacing) for name, mask in masks.items())
+    result = Result(case, regions=regions, origin=image.origin, read=lambda _: image)
+    written(result, out, {"nifti": WRITERS["nifti"]}, RUN)  # type: ignore[dict-item]
+    leave(out, "DBSAM", [{**record(result, case.files[0], folder), "masks": masks_of(result)}])
+    return out
+
+
+def leave_network(path: Path) -> Path:
+    """A checkpoint that takes boxes; untrained, so that it is quick."""
+    import tiny_volumes
+    import torch
+
+    from medvit.systems.db_sam import DBSAM
+
+    torch.manual_seed(0)
+    system = DBSAM(**{**tiny_volumes.NET, "everywhere": (0, 1), "patch": 4, "window": 4})
+    arguments = {name: list(value) if isinstance(value, tuple) else value for name, value in system.hparams.items()}
+    card = {"system": "DBSAM", "version": "0.1.0", "arguments": arguments, "labels": []}
+    torch.save({"medvit": card, "state_dict": system.state_dict()}, path)
+    return path
+
+
 def leave_clip(folder: Path, clip: Path, heat: np.ndarray, read_clip: Callable[[Case], Image]) -> Path:
     """A finished run over one clip with a map (slices, h, w)."""
     out, label = folder / "out", labels_of(["Retinal_Detachment"])[0]
@@ -126,12 +166,14 @@ def leave(
 class App:
     """`medvit review` in a process of its own."""
 
-    def __init__(self, *arguments: object, inputs: Path, port: int = 0) -> None:
+    def __init__(self, *arguments: object, inputs: Path, port: int = 0, roots: Sequence[str] = ()) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", port))
             self.port = free.getsockname()[1]
-        command = [sys.executable, "-m", "medvit", "review", *map(str, arguments), "--inputs", str(inputs),
-                   "--port", str(self.port), "--workers", "1"]  # fmt: skip
+        command = [sys.executable, "-m", "medvit", "review", *map(str, arguments), "--port", str(self.port),
+                   "--workers", "1"]  # fmt: skip
+        for base in [inputs / root for root in roots] or [inputs]:
+            command += ["--inputs", str(base)]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         atexit.register(self.process.kill)  # where a test fails before it closes the app
         self.links: dict[str, str] = {}

@@ -9,13 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image as Pillow
-from review_runs import App, leave_clip, leave_slide
+from review_runs import App, leave_clip, leave_network, leave_slide, leave_volume
 from test_review_browser import ARTEFACTS, browser, entered, settled, state
 
-from apps.review.pictures import TILE, read_drawn
+from apps.review.pictures import TILE
 from apps.review.routes import tile_box
 from apps.review.runs import Run
 from apps.review.store import Store
+from apps.review.volumes import read_drawn
+from medvit.case import VOLUME, Case
 from medvit.readers.clip import read_clip
 from medvit.readers.slide import Slide
 
@@ -245,44 +247,13 @@ def test_a_run_with_smears_knows_them_from_slides(tmp_path):
 
 @pytest.fixture
 def scan(tmp_path):
-    """A run over a small volume with one outline, and a checkpoint that takes boxes; untrained, so that it is quick."""
-    import nibabel
+    """A run over a small volume with one outline, and a checkpoint that takes boxes."""
     import tiny_volumes
-    import torch
-    from review_runs import leave
-
-    from medvit.case import digest
-    from medvit.systems.db_sam import DBSAM
 
     volume, mask = tiny_volumes.block()
     file = tiny_volumes.write_nifti(tmp_path / "scans/one.nii.gz", volume)
-    key = digest(os.path.realpath(file))
-    drawn = tmp_path / f"out/cases/{key}/mask_kidney.nii.gz"
-    tiny_volumes.write_nifti(drawn, (mask == 1).astype(np.uint8))
-    assert nibabel.load(drawn).shape == nibabel.load(file).shape
-    told = {
-        "label": "kidney",
-        "code": "99MEDVIT:KIDNEY",
-        "score": 0.8,
-        "pixels": 9,
-        "volume_ml": 0.1,
-        "prompt": "a box",
-    }
-    one = {
-        "key": key,
-        "source": "scans/one.nii.gz",
-        "case": key,
-        "status": "ok",
-        "header": {},
-        "origin": {},
-        "findings": [],
-    }
-    leave(tmp_path / "out", "DBSAM", [{**one, "masks": [told]}])
-    torch.manual_seed(0)
-    system = DBSAM(**{**tiny_volumes.NET, "everywhere": (0, 1), "patch": 4, "window": 4})
-    arguments = {name: list(value) if isinstance(value, tuple) else value for name, value in system.hparams.items()}
-    card = {"system": "DBSAM", "version": "0.1.0", "arguments": arguments, "labels": []}
-    torch.save({"medvit": card, "state_dict": system.state_dict()}, tmp_path / "boxes.ckpt")
+    leave_volume(tmp_path, Case(os.path.realpath(file), VOLUME, (file,)), {"kidney": mask == 1})
+    leave_network(tmp_path / "boxes.ckpt")
     return tmp_path, mask == 1
 
 

@@ -175,9 +175,28 @@ def _out(visit: "Visit", run: Run, board: Board) -> None:
         help="New structured reports, VERIFIED by you, in OUT/review/reports; "
         "the AI's report is their predecessor and stays as it is.",
     )
+    own = sum(who == visit.person.name for _, who in board.all_masks())
+    if own:
+        st.button(
+            f"Write my masks of {own} cases",
+            key="hand_out",
+            on_click=_handed,
+            args=(visit, run),
+            help="NIfTI over the source's voxels, and DICOM SEG where the source is DICOM, in OUT/review/handed.",
+        )
     told = st.session_state.pop("told", None)
     if told:
         (st.warning if told[1] else st.info)(told[0])
+
+
+def _handed(visit: "Visit", run: Run) -> None:
+    folder = run.folder / "review" / "handed"
+    written, faults = export.hand_out(visit.desk, run, folder, visit.person.name, visit.person.name)
+    tell(
+        f"The masks of {written} cases were written to {folder}."
+        + "".join(f" {count} times: {fault}" for fault, count in faults.items()),
+        bool(faults),
+    )
 
 
 def _signed(visit: "Visit", run: Run, cases: list[str]) -> None:

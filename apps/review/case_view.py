@@ -33,7 +33,7 @@ def show(visit: "Visit") -> None:
     queue, place = _queue(visit, run, row)
     hidden = visit.settings.blind and not board.was_shown(row.case, visit.person.name)
     standing = board.of(row.case, visit.person.name)
-    own = [name for name, _ in board.masks(row.case, visit.person.name)]
+    own = [name for name in board.masks(row.case, visit.person.name) if name.startswith(BOX)]
     finding = _chosen(run, row, standing, hidden, own)
     _line(visit, run, row, queue, place, hidden)
     left, right = st.columns([2, 1], gap="small")
@@ -170,18 +170,18 @@ def _picture(
     if following and following[0] == run.key and kind in ("film", "clip"):
         ahead = f"/review/{kind}/{following[0]}/{following[1]}"
     facts = visit.desk.facts(run.key, row.case)
-    own = visit.desk.boards[run.key].masks(row.case, visit.person.name)
+    own = sum(name.startswith(BOX) for name in visit.desk.boards[run.key].masks(row.case, visit.person.name))
     data = {
         "case": row.case, "film": f"/review/film/{here}", "clip": f"/review/clip/{here}", "slide": f"/review/slide/{here}",
         "slices": f"/review/slices/{here}", "tile": f"/review/tile/{here}", "heat": f"/review/heat/{here}",
         "tiles": f"/review/tiles/{here}",
-        "region": f"/review/region/{here}", "masks": f"/review/masks/{here}?own={len(own)}",
+        "region": f"/review/region/{here}", "masks": f"/review/masks/{here}?own={own}", "paint": f"/review/paint/{here}",
         "segments": bool(visit.settings.segment),
         "finding": finding, "hidden": hidden, "kind": kind, "next": ahead, "side": side(facts), "height": HEIGHT,
         "about": "AI unverified · research use only",
     }  # fmt: skip
     if kind == "volume":
-        _outlines(visit, run, row, data, len(own))
+        _outlines(visit, run, row, data, own)
         return
     other = _beside(run, row) if kind == "film" else None
     if other is None:
@@ -199,7 +199,7 @@ def _picture(
 
 def _outlines(visit: "Visit", run: Run, row: Row, data: dict[str, Any], before: int) -> None:
     """Slices with outlines; a box that the reader sends comes back as an outline of its own, to be accepted or rejected."""
-    result = viewer("volume", "viewer_volume", data, on_box_change=lambda: None)
+    result = viewer("volume", "viewer_volume", data, on_box_change=lambda: None, on_painted_change=lambda: None)
     if result.box and visit.settings.segment:
         with st.spinner("Outlining what is in the box"):
             name = decide.outline(visit, run, row, dict(result.box), before)
@@ -266,6 +266,9 @@ def _finding(
     }  # fmt: skip
     if said and not hidden:
         told |= {"positive": said.positive or name == NONE, "title": f"{said.code} {name}"}
+        painted = board.masks(row.case, visit.person.name).get(name)
+        if painted and painted.painted:
+            told["shown"] += " (painted)"
         if name.startswith(BOX):
             told |= {"positive": True, "title": "outlined in your box"}
         elif name != NONE:

@@ -1,6 +1,6 @@
 """Deciding: what a key or a click writes, and what it says where nothing was written."""
 
-import hashlib
+import math
 import time
 import uuid
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ import streamlit as st
 from apps.review.readings import Decision, reading_of, verdict_of
 from apps.review.runs import BOX, Row, Run
 from apps.review.store import Conflict
-from medvit.atomic import whole
+from apps.review.volumes import keep
 from medvit.errors import MedvitError
 
 if TYPE_CHECKING:
@@ -57,6 +57,9 @@ def decide(visit: "Visit", run: Run, row: Row, finding: str, what: str, standing
         "verdict": verdict, "reading": reading, "blind": blind, "before": standing.verdict if standing else "",
         "seconds": elapsed(run, row), "visit": st.session_state.get("visit", ""), "seen": seen(run, row, finding),
     }  # fmt: skip
+    own = visit.desk.boards[run.key].refresh().masks(row.case, visit.person.name).get(finding)
+    if own:
+        body["mask"] = own.digest  # the reader's own mask that stood there
     write(visit, run, "decision", row.case, finding, body, after)
     st.session_state["advance"] = True
 
@@ -90,18 +93,16 @@ def outline(visit: "Visit", run: Run, row: Row, box: Mapping[str, Any], before: 
     except MedvitError as error:
         tell(f"Nothing was outlined: {error}", warn=True)
         return ""
-    bits, shape = reply.arrays[0], tuple(int(side) for side in reply.plain["shape"])
-    if not bits.any():
+    shape = tuple(int(side) for side in reply.plain["shape"])
+    found = np.unpackbits(reply.arrays[0], count=math.prod(shape)).reshape(shape).astype(bool)
+    if not found.any():
         tell("Nothing was found in that box.")
         return ""
     name = f"{BOX}{before + 1}"
     file = f"{row.case}_{uuid.uuid4().hex[:12]}.npz"
-    folder = visit.desk.stores[run.key].folder / "masks"
-    with whole(folder / file) as part, part.open("wb") as target:
-        np.savez_compressed(target, bits=bits, shape=np.array(shape))
-    digest = hashlib.sha256((folder / file).read_bytes()).hexdigest()
+    digest = keep(found, visit.desk.masks_folder(run.key) / file)
     body = {"file": file, "slice": int(box["slice"]), "box": corners, "score": reply.plain["score"], "sha256": digest,
-            "by": visit.settings.segment_digest}  # fmt: skip
+            "voxels": int(found.sum()), "by": visit.settings.segment_digest}  # fmt: skip
     write(visit, run, "mask", row.case, name, body, None)
     return name
 

@@ -4,6 +4,7 @@ import functools
 import importlib
 import json
 import re
+import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -14,13 +15,14 @@ import numpy as np
 
 from apps.review.pictures import duties
 from apps.review.readings import Board
-from apps.review.runs import Row, Run, locate
-from apps.review.store import Store
+from apps.review.runs import BOX, Row, Run, locate
+from apps.review.store import MASKS, Conflict, Store
 from medvit.budgets import MIB
 from medvit.codes import file_name
 from medvit.errors import MedvitError, Rejected
 from medvit.guard import LIMITS, Duty, Pool, Reply
 
+READ_S = 60  # processor seconds of a call: a series has hundreds of files
 KEPT_BYTES = 384 * MIB  # of pictures that are kept for the next look
 SCALE_FROM = 64  # heat maps of a finding that its common scale is taken from
 DRAWN = re.compile(r"[0-9a-f]{16}_[0-9a-f]{12}\.npz")  # a reader's mask
@@ -79,7 +81,7 @@ class Desk:
         self.runs = {run.key: run for run in runs}
         self.stores = {key: Store(run.folder) for key, run in self.runs.items()}
         self.boards = {key: Board(store).refresh() for key, store in self.stores.items()}
-        self.pool = Pool(settings.workers, duties)
+        self.pool = Pool(settings.workers, duties, limits=LIMITS._replace(cpu_s=READ_S, wall_s=2 * READ_S))
         self._outliner: Pool | None = None
         self._kept: dict[tuple[Any, ...], Future[Reply]] = {}
         self._lock = Lock()
@@ -149,22 +151,86 @@ class Desk:
         found, row = self.case(run, case)
         return self.pool.submit("tile", str(self.path(found, row)), row.mpp, box, plane, urgent=True)
 
+    def volume(self, run: str, case: str) -> Future[Reply]:
+        """What masks of a case are drawn on, see `apps.review.volumes.slices`."""
+        return self.ask("slices", run, case, self.case(run, case)[1].slices)
+
+    def masks_folder(self, run: str) -> Path:
+        """Where readers' own masks of a run lie."""
+        return self.stores[run].folder / MASKS
+
     def masks(self, run: str, case: str, reviewer: str, hidden: bool) -> Future[Reply]:
-        """The outlines of a case: what the AI drew, unless it is hidden, and what the reader asked for."""
+        """The outlines of a case: what the AI drew, unless it is hidden, and the reader's own beside it."""
         found, row = self.case(run, case)
-        shape = self.ask("slices", run, case).result().plain["shape"]
-        files = [] if hidden else found.mask_files(row)
-        drawn = self.stores[run].folder / "masks"
-        for name, body in self.boards[run].refresh().masks(case, reviewer):
-            file = str(body.get("file", ""))
-            if DRAWN.fullmatch(file):
-                files.append((name, str(drawn / file)))
+        shape = self.volume(run, case).result().plain["shape"]
+        own = self.boards[run].refresh().masks(case, reviewer)
+        scores = {mask.label: mask.told for mask in row.masks}
+        files, told = [], []
+        for label, file in () if hidden else found.mask_files(row):
+            files.append((label, file, ""))
+            told.append({"said": scores[label], "seq": 0, "painted": False, "before": label in own})
+        for label, mask in own.items():
+            if DRAWN.fullmatch(mask.file) and (label.startswith(BOX) or not hidden):
+                files.append((label, str(self.masks_folder(run) / mask.file), mask.digest))
+                unpainted = "asked for by you" if label.startswith(BOX) else "the AI's, taken again by you"
+                said = "painted by you" if mask.painted else unpainted
+                told.append({"said": said, "seq": mask.seq, "painted": mask.painted, "before": False})
         future = self.pool.submit("masks", str(self.path(found, row)), case, files, shape, urgent=True)
-        return _named(future, {mask.label: mask.told for mask in row.masks})
+        return _named(future, told)
+
+    def paint(
+        self, run: str, case: str, reviewer: str, finding: str, after: int, chosen: Sequence[int] | None, bits: bytes
+    ) -> dict[str, Any]:
+        """Keep a mask as a reader painted it: a new file, and a row that vouches for it; what was there stays.
+
+        Args:
+            run: Key of the run.
+            case: Of the case.
+            reviewer: Who painted.
+            finding: On whose mask.
+            after: Number of the row of the mask that was painted on, 0 for the AI's.
+            chosen: The slices that were painted on; None to take the AI's mask again.
+            bits: Theirs, each padded to whole bytes.
+
+        Returns:
+            ``seq`` of the row, ``voxels``, ``added`` and ``removed``.
+
+        Raises:
+            Conflict: When the reader has painted elsewhere meanwhile.
+            MedvitError: When there is no such mask, or nothing can be written.
+        """
+        found, row = self.case(run, case)
+        own = self.boards[run].refresh().masks(case, reviewer).get(finding)
+        given = dict(found.mask_files(row)).get(finding, "")
+        if not own and not given:
+            raise MedvitError("There is no such mask to paint on.")
+        if (own.seq if own else 0) != after:
+            raise Conflict(None, "mask")
+        shape = self.volume(run, case).result().plain["shape"]
+        if chosen is None and not given:
+            raise MedvitError("The AI has not outlined this.")
+        before, digest = (
+            (given, "") if chosen is None or own is None else (str(self.masks_folder(run) / own.file), own.digest)
+        )
+        name = f"{case}_{uuid.uuid4().hex[:12]}.npz"
+        target = self.masks_folder(run) / name
+        arguments = (case, before, digest, shape, list(chosen or ()), bits, str(target))
+        made = self.pool.submit("paint", str(self.path(found, row)), *arguments, urgent=True).result().plain
+        body = {
+            **made, "file": name, "painted": chosen is not None, "slices": list(chosen or ()),
+            "from": digest or "the AI's mask", "model": found.about.weights[:16],
+        }  # fmt: skip
+        try:
+            entry = self.stores[run].append(reviewer, "mask", case, finding, body, after)
+        except Conflict:
+            target.unlink(missing_ok=True)  # no row vouches for it
+            raise
+        self.boards[run].refresh()
+        return {"seq": entry.seq, **made}
 
     def segment(self, run: str, case: str, number: int, box: Sequence[float]) -> Future[Reply]:
         """Outline what is in a box (x_min, y_min, x_max, y_max) on a slice, by a worker with a network of its own."""
-        self.ask("slices", run, case).result()  # the file has proved to be the case
+        self.volume(run, case).result()  # the file has proved to be the case
         found, row = self.case(run, case)
         with self._lock:
             if self._outliner is None:
@@ -172,7 +238,9 @@ class Desk:
                 self._outliner = Pool(
                     workers, outliner, self.settings.segment, limits=LIMITS._replace(cpu_s=120, wall_s=180)
                 )
-        return self._outliner.submit("box", str(self.path(found, row)), row.modality, number, list(box))
+        return self._outliner.submit(
+            "box", str(self.path(found, row)), case, row.modality, row.slices, number, list(box)
+        )
 
     def facts(self, run: str, case: str) -> dict[str, Any]:
         """Side, view and series of a case; nothing where its file cannot be opened."""
@@ -217,7 +285,7 @@ def outliner(checkpoint: str) -> Mapping[str, Duty]:
     return found
 
 
-def _named(future: Future[Reply], told: Mapping[str, str]) -> Future[Reply]:
+def _named(future: Future[Reply], told: Sequence[Mapping[str, Any]]) -> Future[Reply]:
     """The outlines with what is told of each."""
     named: Future[Reply] = Future()
 
@@ -227,7 +295,7 @@ def _named(future: Future[Reply], told: Mapping[str, str]) -> Future[Reply]:
             named.set_exception(error)
             return
         plain, arrays = answer.result()
-        masks = [{**one, "said": told.get(one["label"], "asked for by you")} for one in plain["masks"]]
+        masks = [{**one, **told[one["number"]]} for one in plain["masks"]]
         named.set_result(Reply({**plain, "masks": masks}, arrays))
 
     future.add_done_callback(done)

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from apps.review.runs import Run
 from apps.review.store import Store
 from medvit import NOTICE
 from medvit.atomic import write_text
+from medvit.errors import MedvitError
 from medvit.writers.table import FORMULA
 
 COLUMNS = (
@@ -103,6 +105,56 @@ def sign(desk: Desk, run: Run, case: str, reviewer: str) -> Path | None:
         reviewer, "export", case, body={"as": "verified report", "file": path.name, "row": last.seq}
     )
     return path
+
+
+def hand_out(desk: Desk, run: Run, folder: Path, by: str, reviewer: str = "") -> tuple[int, Counter[str]]:
+    """Write readers' own masks into ``<case>_<reviewer>/`` of a folder, as NIfTI (or PNG) and DICOM SEG; the log notes it.
+
+    A mask that was asked for by a box and rejected is left out; one that was painted is the reader's answer in any case.
+
+    Args:
+        desk: Of the app.
+        run: Of which run.
+        folder: Where to.
+        by: Who asks for it.
+        reviewer: Whose masks; "" for everybody's.
+
+    Returns:
+        Cases that were written, and how often which sentence says why something was not.
+    """
+    board, store = desk.boards[run.key].refresh(), desk.stores[run.key]
+    rows = {entry.seq: entry for entry in store.since() if entry.kind == "mask"}
+    written, faults = 0, Counter[str]()
+    for (case, who), own in sorted(board.all_masks().items()):
+        if (reviewer and who != reviewer) or case not in run.rows:
+            continue
+        row, made = run.rows[case], board.of(case, who)
+        kept = {
+            finding: mask for finding, mask in own.items()
+            if mask.painted or finding not in made or made[finding].verdict != "reject"
+        }  # fmt: skip
+        if not kept:
+            continue
+        masks = []
+        for finding, mask in kept.items():
+            said = row.finding(finding)
+            file = desk.masks_folder(run.key) / Path(mask.file).name
+            masks.append([finding, said.code if said else "", str(file), mask.digest])
+        last = rows[max(mask.seq for mask in kept.values())]
+        told = {"system": run.about.system, "version": run.about.version, "digest": run.about.weights, "at": last.at,
+                "hash": last.hash}  # fmt: skip
+        target = folder / f"{case}_{_plain(who)}"
+        try:
+            arguments = (str(desk.path(run, row)), case, row.slices, row.modality, masks, str(target), who, told)
+            reply = desk.pool.submit("hand out", *arguments, urgent=True).result().plain
+        except MedvitError as error:
+            faults[str(error)] += 1
+            continue
+        written += 1
+        if reply["left out"]:
+            faults[f"No SEG: {reply['left out']}"] += 1
+        store.append(by, "export", case, body={"as": "masks", "of": who, "files": reply["files"], "row": last.seq})
+    return written, faults
 
 
 def _plain(name: str) -> str:

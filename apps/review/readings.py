@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from apps.review.store import Entry, Store
 
@@ -27,6 +27,32 @@ class Remark(NamedTuple):
 
     note: str = ""
     corrected: str = ""
+
+
+class Mask(NamedTuple):
+    """A mask of a reader's own: asked for by a box, or painted over what was there.
+
+    Args:
+        seq: Number of its row.
+        file: Its name in ``OUT/review/masks``.
+        digest: SHA-256 of that file.
+        painted: Whether the reader painted on it.
+        voxels: How many it holds; None where its row does not say.
+    """
+
+    seq: int
+    file: str
+    digest: str
+    painted: bool
+    voxels: int | None = None
+
+
+def mask(entry: Entry) -> Mask:
+    """The mask that a row vouches for."""
+    said = entry.said
+    voxels = said.get("voxels")
+    file, digest = str(said.get("file", "")), str(said.get("sha256", ""))
+    return Mask(entry.seq, file, digest, bool(said.get("painted")), voxels if isinstance(voxels, int) else None)
 
 
 def decision(entry: Entry) -> Decision:
@@ -66,7 +92,7 @@ class Board:
         self._rows: dict[str, dict[str, dict[str, list[Entry]]]] = {}  # case, reviewer, finding
         self._shown: set[tuple[str, str]] = set()
         self._remarks: dict[tuple[str, str, str], Remark] = {}
-        self._masks: dict[tuple[str, str], list[tuple[str, dict[str, Any]]]] = {}
+        self._masks: dict[tuple[str, str], dict[str, Mask]] = {}
         self._visits: dict[tuple[str, str], dict[str, float]] = {}
 
     def refresh(self) -> "Board":
@@ -81,7 +107,7 @@ class Board:
         if entry.kind == "shown":
             self._shown.add((entry.case, entry.reviewer))
         elif entry.kind == "mask":
-            self._masks.setdefault((entry.case, entry.reviewer), []).append((entry.finding, entry.said))
+            self._masks.setdefault((entry.case, entry.reviewer), {})[entry.finding] = mask(entry)
         elif entry.kind == "note":
             said = entry.said
             remark = Remark(str(said.get("note", "")), str(said.get("corrected", "")))
@@ -114,9 +140,14 @@ class Board:
         """Whether the reviewer has asked for the AI's answer about the case."""
         return (case, reviewer) in self._shown
 
-    def masks(self, case: str, reviewer: str) -> list[tuple[str, dict[str, Any]]]:
-        """The outlines that a reader asked for: name, and what is told of each."""
-        return list(self._masks.get((case, reviewer), ()))
+    def masks(self, case: str, reviewer: str) -> dict[str, Mask]:
+        """The masks of a reader's own as they stand now, by finding, in the order in which each was first made."""
+        return dict(self._masks.get((case, reviewer), {}))
+
+    def all_masks(self) -> dict[tuple[str, str], dict[str, Mask]]:
+        """Those of all cases and reviewers."""
+        with self._lock:
+            return {who: dict(own) for who, own in self._masks.items() if own}
 
     def remark(self, case: str, reviewer: str, finding: str) -> Remark:
         """What the reviewer wrote last about a finding."""

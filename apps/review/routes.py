@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -17,6 +17,8 @@ from starlette.routing import Route
 
 from apps.review.desk import Desk
 from apps.review.pictures import TILE
+from apps.review.store import Conflict
+from medvit.budgets import MIB
 from medvit.errors import MedvitError
 from medvit.guard import Reply
 
@@ -24,6 +26,8 @@ ASSETS = Path(__file__).parent / "components"
 VENDORED = {"openseadragon.min.js": "text/javascript"}
 THUMBNAIL = 96
 CLOSE_UP, LARGEST = 128, 8_192  # pixels of a close-up in the gallery; level-0 pixels a side that it may cover
+OWN = "x-medvit"  # a header that a page of another site cannot send
+MOST_SENT = 64 * MIB  # of a mask
 KEPT = {"cache-control": "private, max-age=3600"}
 FRESH = {"cache-control": "no-store"}
 
@@ -47,7 +51,7 @@ def routes(desk: Desk) -> list[Route]:
 
     async def slices(request: Request) -> Response:
         run, case = _place(request)
-        return _framed(await _of(desk, "slices", run, case))
+        return _framed(await wrap_future(await run_in_threadpool(desk.volume, run, case)))
 
     async def slide_of(run: str, case: str) -> dict[str, Any]:
         known = desk.known_slide(run, case)
@@ -101,6 +105,18 @@ def routes(desk: Desk) -> list[Route]:
         found = await run_in_threadpool(desk.masks, run, case, person.name, hidden)
         return _framed(await wrap_future(found), FRESH)
 
+    async def paint(request: Request) -> Response:
+        run, case = _place(request)
+        if request.headers.get(OWN) is None or _is_blind(desk, request, run, case):
+            return JSONResponse({"message": "This cannot be painted on."}, 403, FRESH)
+        head, bits = _sent(await _body(request))
+        who = request.scope["medvit.person"].name
+        try:
+            told = await run_in_threadpool(desk.paint, run, case, who, head.finding, head.after, head.slices, bits)
+        except Conflict as conflict:
+            return JSONResponse({"message": str(conflict)}, 409, FRESH)
+        return JSONResponse(told, headers=FRESH)
+
     async def asset(request: Request) -> Response:
         name = request.path_params["name"]
         if name not in VENDORED:
@@ -115,8 +131,37 @@ def routes(desk: Desk) -> list[Route]:
         Route("/review/asset/{name:str}", asset),
         Route("/review/tile/{run:str}/{case:str}/{level:int}/{column:int}_{row:int}.jpg", _polite(tile)),
         Route("/review/region/{run:str}/{case:str}/{left:int}_{top:int}_{side:int}.jpg", _polite(region)),
+        Route("/review/paint/{run:str}/{case:str}", _polite(paint), methods=["POST"]),
         *(Route(f"/review/{name}/{{run:str}}/{{case:str}}", _polite(answer)) for name, answer in told.items()),
     ]
+
+
+class Painted(NamedTuple):
+    """What the browser says of what was painted; without slices the AI's mask is taken again."""
+
+    finding: str
+    after: int
+    slices: list[int] | None
+
+
+async def _body(request: Request) -> bytes:
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > MOST_SENT:
+            raise MedvitError("This is more than a mask can be.")
+    return body
+
+
+def _sent(body: bytes) -> tuple[Painted, bytes]:
+    """The head of what was sent, and the bits behind it: the length of the head, the head in JSON, bits."""
+    try:
+        (length,) = struct.unpack("<I", body[:4])
+        told = json.loads(body[4 : 4 + length])
+        slices = None if told["slices"] is None else [int(number) for number in told["slices"]]
+        return Painted(str(told["finding"]), int(told["after"]), slices), body[4 + length :]
+    except (struct.error, ValueError, KeyError, TypeError):
+        raise MedvitError("What was sent is no mask.") from None
 
 
 def tile_box(width: int, height: int, level: int, column: int, row: int) -> tuple[float, float, int, int, float] | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
 
-from medvit.case import MICROSCOPY, ULTRASOUND, digest
+from medvit.case import MICROSCOPY, NIFTI, STACKED, ULTRASOUND, digest
 from medvit.codes import file_name
 from medvit.errors import MedvitError
 
@@ -63,6 +63,12 @@ class Row(NamedTuple):
     def modality(self) -> str:
         """DICOM Modality, "" for pictures."""
         return self.header.get("modality", "")
+
+    @property
+    def slices(self) -> int:
+        """Of a series of slices, how many were answered; 0 for anything else."""
+        told = self.origin.get("slices", "")
+        return int(told) if told.isdecimal() else 0
 
     @property
     def mpp(self) -> float | None:
@@ -155,7 +161,8 @@ class Run:
             return "smear" if self.about.system == SMEARS else "slide"
         if row.modality == ULTRASOUND or "sector" in row.origin:
             return "clip"
-        return "volume" if row.masks or row.source.lower().endswith((".nii", ".nii.gz")) else "film"
+        volume = row.masks or row.modality in STACKED or row.source.lower().endswith(NIFTI)
+        return "volume" if volume else "film"
 
     def asks(self, row: Row, blind: bool) -> int:
         """How many findings a reader is asked about."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from apps.review.files import files_of
 from medvit.case import Case
 from medvit.data.prompts import Object, Prompt
 from medvit.errors import MedvitError
@@ -33,9 +34,10 @@ def duties(checkpoint: str) -> Mapping[str, Duty]:
     system.eval()
 
     @torch.no_grad()
-    def box(path: str, modality: str, number: int, corners: Sequence[float]) -> Reply:
+    def box(path: str, key: str, modality: str, slices: int, number: int, corners: Sequence[float]) -> Reply:
         """The mask (D, H, W) as bits of what lies in a box (x_min, y_min, x_max, y_max) on a slice, and its score."""
-        case = Case(path, modality, (Path(path),))
+        files, _ = files_of(path, key, slices)
+        case = Case(path, modality, tuple(files))
         sample = system.sample(system.read(case), case)
         left, top, right, bottom = (float(edge) for edge in corners)
         asked = Object("box", (Prompt(int(number), (left, top, right, bottom)),), "the reader's box")

@@ -74,7 +74,7 @@ def write_verified(
         previous_versions=[predecessor],
         **dicom.identify(source, run, kind),
     )
-    dicom.sign(report, source, run)
+    dicom.sign(report, source, run, "Answered by a neural network, read and decided by a person.")
     for item in report.VerifyingObserverSequence:
         item.VerifyingObserverName = reviewer
         item.VerificationDateTime = signed.strftime("%Y%m%d%H%M%S+0000")

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +21,7 @@ from medvit.errors import Halted, MedvitError
 
 FOLDER = "review"  # in the run's folder
 DATABASE, HEADS, LOCK = "decisions.sqlite", "heads.txt", ".lock"
+MASKS = "masks"  # readers' own, beside the database; each is vouched for by a row
 PATIENCE_S = 30.0  # that a writer waits for others
 START = "0" * 64  # the hash before the first row
 KINDS = ("decision", "undo", "note", "opened", "shown", "mask", "export", "entered")
@@ -59,12 +60,18 @@ class Entry(NamedTuple):
         return told if isinstance(told, dict) else {}
 
 
-class Conflict(MedvitError):
-    """The same reviewer has decided about this finding elsewhere meanwhile; ``entry`` is that decision."""
+DECIDED = ("decision", "undo")
+MASK = ("mask",)
 
-    def __init__(self, entry: Entry | None) -> None:
+
+class Conflict(MedvitError):
+    """The same reviewer has decided about this finding, or painted its mask, elsewhere meanwhile; ``entry`` is that row."""
+
+    def __init__(self, entry: Entry | None, kind: str = "decision") -> None:
         super().__init__(
-            "You have decided about this finding in another window meanwhile. Look at it, then decide again."
+            "You have painted on this mask in another window meanwhile. Look at it, then paint again."
+            if kind == "mask"
+            else "You have decided about this finding in another window meanwhile. Look at it, then decide again."
         )
         self.entry = entry
 
@@ -114,8 +121,8 @@ class Store:
             case: The case's key; "" where the row is about none.
             finding: The finding's name; "" where the row is about none.
             body: What else there is to say, plain JSON.
-            after: The number of the reviewer's last decision or undo about this finding that was on the screen, 0 for none;
-                None where it does not matter.
+            after: The number of the reviewer's last decision or undo about this finding that was on the screen (of a mask: of
+                its last row of that kind), 0 for none; None where it does not matter.
 
         Raises:
             Conflict: When there is a later one than ``after``; nothing is written.
@@ -129,10 +136,10 @@ class Store:
         with self._open() as base, self._turn():  # in this order: whoever closes last tidies up, which takes time
             base.execute("BEGIN IMMEDIATE")  # from here on nobody else writes
             if after is not None:
-                latest = _latest(base, reviewer, case, finding)
+                latest = _latest(base, reviewer, case, finding, MASK if kind == "mask" else DECIDED)
                 if (latest.seq if latest else 0) != after:
                     base.execute("ROLLBACK")
-                    raise Conflict(latest)
+                    raise Conflict(latest, kind)
             last = base.execute("SELECT seq, hash FROM log ORDER BY seq DESC LIMIT 1").fetchone() or (0, START)
             at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
             entry = Entry(last[0] + 1, at, reviewer, kind, case, finding, text, last[1], "")
@@ -218,10 +225,12 @@ class Store:
             base.close()
 
 
-def _latest(base: sqlite3.Connection, reviewer: str, case: str, finding: str) -> Entry | None:
+def _latest(
+    base: sqlite3.Connection, reviewer: str, case: str, finding: str, kinds: Sequence[str] = DECIDED
+) -> Entry | None:
     row = base.execute(
-        "SELECT * FROM log WHERE case_key = ? AND reviewer = ? AND finding = ? AND kind IN ('decision', 'undo') "
-        "ORDER BY seq DESC LIMIT 1",
-        (case, reviewer, finding),
+        "SELECT * FROM log WHERE case_key = ? AND reviewer = ? AND finding = ? "
+        f"AND kind IN ({', '.join('?' * len(kinds))}) ORDER BY seq DESC LIMIT 1",
+        (case, reviewer, finding, *kinds),
     ).fetchone()
     return Entry(*row) if row else None

@@ -1,12 +1,13 @@
 """Whether the log of decisions is whole: every row in its place, unchanged, and none missing at the end."""
 
+import hashlib
 import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-from apps.review.store import DATABASE, FOLDER, HEADS, START, Entry, seal
+from apps.review.store import DATABASE, FOLDER, HEADS, MASKS, START, Entry, seal
 from medvit.errors import MedvitError
 
 HEAD = re.compile(r"(\d+):([0-9a-f]{64})")
@@ -48,6 +49,7 @@ def verify(out: Path, noted: str = "") -> Verdict:
                     faults.append(f"Row {place} is missing: row {entry.seq} stands in its place.")
                     break  # every row behind it would say the same
                 faults += _faults(entry, place, previous)
+                faults += _mask_faults(entry, path.parent / MASKS)
                 previous = entry.hash
                 hashes.append(entry.hash)
     except sqlite3.Error as error:
@@ -78,6 +80,21 @@ def _faults(entry: Entry, place: int, previous: str) -> list[str]:
     if entry.previous != previous:
         return [f"Row {place} does not follow the row before it: a row was exchanged or moved."]
     return []
+
+
+def _mask_faults(entry: Entry, folder: Path) -> list[str]:
+    """Whether the mask that a row vouches for is there and unchanged."""
+    if entry.kind != "mask":
+        return []
+    try:
+        name, digest = str(entry.said["file"]), str(entry.said["sha256"])
+        if hashlib.sha256((folder / Path(name).name).read_bytes()).hexdigest() == digest:
+            return []
+    except OSError:
+        return [f"The mask of row {entry.seq} is missing."]
+    except (ValueError, KeyError):
+        return [f"Row {entry.seq} vouches for no mask."]
+    return [f"The mask of row {entry.seq} was changed: its file is another one than was kept."]
 
 
 def _heads(path: Path) -> list[tuple[int, str]]:

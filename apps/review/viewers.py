@@ -7,16 +7,18 @@ from typing import Any
 import streamlit as st
 
 FILES = Path(__file__).parent / "components"
+MORE = {"volume": ("brush.js",)}  # scripts that a component's own one needs
 NAMES = ("worklist", "findings", "film", "slide", "clip", "volume")
 
 
 @lru_cache(maxsize=8)
 def _viewer(name: str) -> Any:
     """A component by name; its scripts are ours and hold nothing of anybody's data."""
-    shared, own, style = (
-        (FILES / file).read_text(encoding="utf-8") for file in ("shared.js", f"{name}.js", "style.css")
+    scripts = ("shared.js", *MORE.get(name, ()), f"{name}.js")
+    script, style = (
+        "\n".join((FILES / file).read_text(encoding="utf-8") for file in files) for files in (scripts, ("style.css",))
     )
-    return st.components.v2.component(f"medvit_{name}", html="<div data-root></div>", css=style, js=f"{shared}\n{own}")
+    return st.components.v2.component(f"medvit_{name}", html="<div data-root></div>", css=style, js=script)
 
 
 def viewer(name: str, key: str, data: dict[str, Any], **on: Any) -> Any:

@@ -37,6 +37,12 @@ class Stacked:
     affine: NDArray[np.float64]
     codes: tuple[int, int] = (SCANNER, SCANNER)
 
+    @property
+    def directions(self) -> NDArray[np.float64]:
+        """See `medvit.image.Place`."""
+        axes = self.affine[:3, 2::-1].T
+        return np.asarray(axes / np.linalg.norm(axes, axis=1, keepdims=True))
+
     def to_source(self, volume: NDArray[Any]) -> NDArray[Any]:
         """Slices, rows and columns as columns, rows and slices."""
         return volume.transpose(2, 1, 0)

@@ -56,6 +56,15 @@ class Placed:
             raise ValueError(f"a volume of {volume.shape} is not the file's of {self.shape}")
         return turned
 
+    @property
+    def directions(self) -> NDArray[np.float64]:
+        """See `medvit.image.Place`."""
+        turn = ornt_transform(self._own(), axcodes2ornt(DISPLAYED))
+        axes = np.empty((3, 3))
+        for axis, (place, flip) in zip(self.affine[:3, :3].T, turn, strict=True):
+            axes[int(place)] = flip * axis / np.linalg.norm(axis)
+        return axes
+
     def axes(self) -> str:
         """Where the file's own axes lead, such as ``RAS``."""
         return "".join(str(code) for code in ornt2axcodes(self._own()))

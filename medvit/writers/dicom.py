@@ -92,10 +92,11 @@ def identify(source: Source, run: Run, kind: Kind) -> dict[str, Any]:
     }
 
 
-def sign(dataset: Dataset, source: Source, run: Run) -> None:
+def sign(dataset: Dataset, source: Source, run: Run, told: str = "") -> None:
     """Say whose film the object is about and who made it when, the same way in every run.
 
-    Times are those of the run's start: in the source's time zone where it names one, else in UTC.
+    Times are those of the run's start: in the source's time zone where it names one, else in UTC. ``told`` says what was done;
+    without it, that a network answered alone.
     """
     meta = dataset.file_meta
     meta.ImplementationClassUID, meta.ImplementationVersionName = pydicom.uid.UID(IMPLEMENTATION), "MEDVIT"
@@ -113,7 +114,7 @@ def sign(dataset: Dataset, source: Source, run: Run) -> None:
             setattr(dataset, time, started.strftime("%H%M%S"))
     for item in (*dataset.get("DimensionOrganizationSequence", ()), *dataset.get("DimensionIndexSequence", ())):
         item.DimensionOrganizationUID = derived_uid("dimensions", dataset.SOPInstanceUID)  # the builder draws one
-    dataset.ContributingEquipmentSequence = _equipment(source, run)
+    dataset.ContributingEquipmentSequence = _equipment(source, run, told)
     dataset.CodingSchemeIdentificationSequence = [
         CodingSchemeIdentificationItem(
             PRIVATE, name="Private codes of medvit", responsible_organization="medvit, an open-source project"
@@ -137,7 +138,7 @@ def _zone(offset: str) -> timezone:
     return timezone(timedelta(minutes=-minutes if offset[0] == "-" else minutes))
 
 
-def _equipment(source: Source, run: Run) -> list[ContributingEquipment]:
+def _equipment(source: Source, run: Run, told: str) -> list[ContributingEquipment]:
     """What made the film, what answered it and what wrote the object. Source: IHE AI Results, DICOM CID 7005."""
     when = run.started.astimezone(UTC).strftime("%Y%m%d%H%M%S+0000")
     answered = ContributingEquipment(
@@ -147,7 +148,7 @@ def _equipment(source: Source, run: Run) -> list[ContributingEquipment]:
         software_versions=run.version,
         device_serial_number=run.digest[:64],
         contribution_datetime=when,
-        contribution_description=f"Answered by a neural network, no human in between. {NOTICE}",
+        contribution_description=f"{told or 'Answered by a neural network, no human in between.'} {NOTICE}",
     )
     answered.DeviceUID = device_uid(run)
     wrote = ContributingEquipment.for_highdicom()

@@ -9,6 +9,7 @@ Source: DICOM PS3.3 A.51 (Segmentation), C.8.20.
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from highdicom.seg import Segmentation, SegmentDescription
@@ -29,7 +30,28 @@ MOST_FRAMES = 65535
 SEGMENTS = dicom.Kind("segments", 9003, "AI segments")
 
 
-def write_segmentation(result: Result, folder: Path, run: Run) -> list[Path]:
+class Maker(NamedTuple):
+    """How masks came about, as the object says it.
+
+    Args:
+        kind: The object's name in UIDs, and its series.
+        label: Of its content, as DICOM's code strings are written.
+        algorithm: ``AUTOMATIC``, or ``SEMIAUTOMATIC`` where a reader had a hand in it.
+        reader: Who that was; "" for nobody.
+        told: What was done to the masks, for the equipment that worked on them; "" for the usual sentence.
+    """
+
+    kind: dicom.Kind = SEGMENTS
+    label: str = "AI_SEGMENTS"
+    algorithm: str = "AUTOMATIC"
+    reader: str = ""
+    told: str = ""
+
+
+AI = Maker()
+
+
+def write_segmentation(result: Result, folder: Path, run: Run, maker: Maker = AI) -> list[Path]:
     """Write ``seg.dcm`` with every region of a result, which may overlap.
 
     Nothing is written about a picture, or where there are no regions.
@@ -60,15 +82,16 @@ def write_segmentation(result: Result, folder: Path, run: Run) -> list[Path]:
         source_images=images,
         pixel_array=masks,
         segmentation_type="BINARY",
-        segment_descriptions=[_segment(n, region, source, run) for n, region in enumerate(result.regions, 1)],
-        content_label="AI_SEGMENTS",
+        segment_descriptions=[_segment(n, region, source, run, maker) for n, region in enumerate(result.regions, 1)],
+        content_label=maker.label,
         content_description=description,
+        content_creator_name=f"{maker.reader}^" if maker.reader else None,
         omit_empty_frames=len(masks) > 1 and bool(masks.any()),
-        **dicom.identify(source, run, SEGMENTS),
+        **dicom.identify(source, run, maker.kind),
     )
     if "BodyPartExamined" in source.evidence:
         segments.BodyPartExamined = source.evidence.BodyPartExamined
-    dicom.sign(segments, source, run)
+    dicom.sign(segments, source, run, maker.told)
     return [
         dicom.write_object(folder / "seg.dcm", segments, lambda back: np.array_equal(read_masks(back, places), masks))
     ]
@@ -125,14 +148,14 @@ def _slices(case: Case, shape: tuple[int, ...]) -> list[Dataset]:
     return images
 
 
-def _segment(number: int, region: Region, source: Source, run: Run) -> SegmentDescription:
+def _segment(number: int, region: Region, source: Source, run: Run, maker: Maker) -> SegmentDescription:
     name, uid = dicom.tracking(source, run, region.label.name)
     return SegmentDescription(
         segment_number=number,
         segment_label=region.label.name[:64],
         segmented_property_category=dicom.term(category_of(region.label.name)),
         segmented_property_type=dicom.concept(region.label.code),
-        algorithm_type="AUTOMATIC",
+        algorithm_type=maker.algorithm,
         algorithm_identification=dicom.algorithm(run),
         tracking_id=name,
         tracking_uid=uid,
