@@ -113,6 +113,11 @@ def test_attention_lies_over_its_tile_on_a_slide_of_40000_pixels_and_the_gallery
     coords = [(0, 0), (4_096, 30_720), *MARKS]
     app, page, now, bare, with_map = look(browser, tmp_path, slide, coords, MARK, 0.25, "large")
     try:
+        assert page.locator(".gallery figure").count() == min(len(coords), 8)
+        page.keyboard.press("h")
+        said = page.locator(".bar").first.inner_text()
+        assert "regions that influenced this score; attention is not a diagnosis" in said
+        page.keyboard.press("h")
         wanted = expected(now, *MARKS[-1], MARK)
         changed = np.abs(with_map - bare).sum(2) > 40
         assert box_of(changed) == pytest.approx(wanted, abs=1.2)

@@ -119,6 +119,9 @@ def test_what_is_painted_is_kept_is_there_after_a_reload_and_is_handed_out_voxel
     stroke(page, there, (1, 1))
     painted[z + 1, 1, 1] = True
     page.screenshot(path=ARTEFACTS / "review_volume_page.png")
+    assert (
+        page.evaluate("document.querySelector('[data-testid=stMain]').scrollHeight") <= 800
+    )  # nothing is pushed out of sight
     row, held = last_mask(app.nifti, "kidney")
     np.testing.assert_array_equal(held, painted)
     assert (row.reviewer, row.case, row.said["voxels"], row.said["added"]) == ("anna", case, int(painted.sum()), 1)
@@ -200,6 +203,8 @@ def test_the_focal_plane_that_is_chosen_is_the_one_that_is_drawn(page, app):
     now = rested(page, lambda one: one["scale"] == pytest.approx(1, abs=0.01))
     slide = Slide(app.smear.parent / "field.tif", 0.5)
     true = [np.asarray(slide.region((0, 0), (320, 320), 0.5, plane), int) for plane in range(5)]
+    page.keyboard.press("ArrowUp")
+    rested(page, lambda one: one["plane"] == 3)
     for wanted in (0, 4, 2):
         page.get_by_label("Focal plane").evaluate(
             f"one => {{ one.value = {wanted}; one.dispatchEvent(new Event('input')); }}"

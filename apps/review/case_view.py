@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 HEIGHT = "calc(100vh - 218px)"
 AI_KEYS = (("accept", "✓ Accept", "A"), ("reject", "✗ Reject", "X"), ("uncertain", "? Uncertain", "U"))
 BLIND_KEYS = (("present", "Present", "Y"), ("absent", "Absent", "X"), ("uncertain", "? Uncertain", "U"))
+KEYS = {  # of the viewers, which tell them by themselves
+    "film": "I invert · H map · [ ] opacity · 0 fit", "slide": "H attention · [ ] opacity · 0 fit",
+    "smear": "H attention · [ ] opacity · 0 fit · ↑ ↓ focal plane", "clip": "space plays · ← → frame · H map · [ ] opacity",
+    "volume": "↑ ↓ slice · W window · H outlines · E paint (P brush, D eraser, [ ] size, Z undo)",
+}  # fmt: skip
 NOTHING = "nothing"
 BESIDE = 6  # other films of a study that are offered
 
@@ -248,7 +253,7 @@ def _panel(
     if hidden:
         _reveal(visit, run, row, standing, columns[1], columns[2])
     _remark(visit, run, row, finding)
-    _told(board.seconds(row.case, visit.person.name))
+    _told(board.seconds(row.case, visit.person.name), run.kind(row))
 
 
 def _finding(
@@ -328,11 +333,11 @@ def _remark(visit: "Visit", run: Run, row: Row, finding: str) -> None:
     st.selectbox("It should be", labels, index, key=f"corrected_{place}", on_change=keep, format_func=shown)
 
 
-def _told(seconds: float) -> None:
+def _told(seconds: float, kind: str) -> None:
     told = st.session_state.pop("told", None)
     if told:
         (st.warning if told[1] else st.info)(told[0])
     st.html(
-        '<div class="medvit-line soft">J K next, previous · 1–9 choose · A X U decide · Z undo · N note · I invert · H map · '
-        f"[ ] opacity · 0 fit{f' · {seconds:.0f} s on this case' if seconds else ''}</div>"
+        f'<div class="medvit-line soft">J K next, previous · 1–9 choose · A X U decide · Z undo · N note · {KEYS[kind]}'
+        f"{f' · {seconds:.0f} s on this case' if seconds else ''}</div>"
     )

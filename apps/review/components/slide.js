@@ -46,7 +46,7 @@ export default (component) => mounted(component, (root) => {
     show.setAttribute("aria-pressed", state.on);
     const at = place(), name = chosen();
     ramp.style.visibility = name && state.on ? "visible" : "hidden";
-    method.textContent = state.data.hidden ? "the AI's answer is hidden until you have decided" : name ? `attention of tiles: regions that influenced this score · shown from rank ${Math.round(state.least * 100)} % up` : "no attention for this finding";
+    method.textContent = state.data.hidden ? "the AI's answer is hidden until you have decided" : name ? `attention of tiles: regions that influenced this score; attention is not a diagnosis · shown from rank ${Math.round(state.least * 100)} % up` : "no attention for this finding";
     if (at && name && state.on) {
       const ranks = state.tiles.scores[`${name} percentile`] || state.tiles.scores[name], { x, y, side: tile } = state.tiles;
       pen.setTransform(ratio, 0, 0, ratio, 0, 0);
@@ -102,7 +102,8 @@ export default (component) => mounted(component, (root) => {
     if (state.slide.planes < 2) { state.plane = null; return; }
     state.plane = Math.floor(state.slide.planes / 2);
     const one = element("input"), said = element("span", "", ` plane ${state.plane + 1} of ${state.slide.planes} `); one.type = "range"; one.min = 0; one.max = state.slide.planes - 1; one.value = state.plane; one.setAttribute("aria-label", "Focal plane");
-    one.oninput = () => { state.plane = +one.value; said.textContent = ` plane ${state.plane + 1} of ${state.slide.planes} `; const bounds = state.viewer.viewport.getBounds(); state.viewer.addOnceHandler("open", () => { state.viewer.viewport.fitBounds(bounds, true); }); state.viewer.open(source()); };
+    state.turn_plane = (by) => { one.value = +one.value + by; one.oninput(); };
+    one.oninput = () => { if (state.plane === +one.value) return; state.plane = +one.value; said.textContent = ` plane ${state.plane + 1} of ${state.slide.planes} `; const bounds = state.viewer.viewport.getBounds(); state.viewer.addOnceHandler("open", () => { state.viewer.viewport.fitBounds(bounds, true); }); state.viewer.open(source()); };
     planes.append(said, one);
   }
   async function load(data) {
@@ -130,7 +131,7 @@ export default (component) => mounted(component, (root) => {
   }
   const keys = (event) => {
     if (writing(event)) return;
-    const act = { h: () => { state.on = !state.on; draw(); }, "0": () => state.viewer && state.viewer.viewport.goHome(), "[": () => { state.opacity = Math.max(state.opacity - 0.1, 0); opacity.value = 100 * state.opacity; draw(); }, "]": () => { state.opacity = Math.min(state.opacity + 0.1, 1); opacity.value = 100 * state.opacity; draw(); } }[event.key.toLowerCase()];
+    const act = { h: () => { state.on = !state.on; draw(); }, "0": () => state.viewer && state.viewer.viewport.goHome(), ...(state.slide && state.slide.planes > 1 ? { arrowup: () => state.turn_plane(1), arrowdown: () => state.turn_plane(-1) } : {}), "[": () => { state.opacity = Math.max(state.opacity - 0.1, 0); opacity.value = 100 * state.opacity; draw(); }, "]": () => { state.opacity = Math.min(state.opacity + 0.1, 1); opacity.value = 100 * state.opacity; draw(); } }[event.key.toLowerCase()];
     if (act) { event.preventDefault(); act(); }
   };
   document.addEventListener("keydown", keys);
