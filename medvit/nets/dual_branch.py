@@ -75,11 +75,24 @@ class Stem(nn.Sequential):
         super().__init__(*layers, nn.Conv2d(sizes[-1], width, 1, bias=False), LayerNorm2d(width))
 
 
+class BatchNorm(nn.BatchNorm2d):
+    """Batch norm whose running statistics are a plain mean of the batches seen, until the mean would weigh less than usual.
+
+    With the release's momentum of 0.01 they would still be half the values that they were initialised with after 70 steps, and
+    a network trained for a few hundred answers with statistics that are not its own. After 100 steps both are the same.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and self.num_batches_tracked is not None:
+            self.momentum = max(BATCH_NORM_MOMENTUM, 1 / (int(self.num_batches_tracked) + 1))
+        return super().forward(x)
+
+
 def convolved(before: int, after: int, side: int, stride: int) -> list[nn.Module]:
     """A convolution, batch norm and ReLU."""
     return [
         nn.Conv2d(before, after, side, stride, padding=side // 2, bias=False),
-        nn.BatchNorm2d(after, momentum=BATCH_NORM_MOMENTUM),
+        BatchNorm(after),
         nn.ReLU(),
     ]
 

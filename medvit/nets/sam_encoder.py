@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from medvit.nets.vit import NORM_EPS, Grid, PatchEmbed, cut_patches
 
 FEW_TOKENS = 512  # the most for which attention on a CPU does all heads together
-AT_ONCE = 1 << 24  # attention weights that are worked on together there: a head of 64 x 64 tokens
+AT_ONCE = 1 << 23  # attention weights that are worked on together there: half a head of 64 x 64 tokens
 
 
 class LayerNorm2d(nn.Module):
@@ -61,10 +61,10 @@ class WindowAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         grid = x.shape[1:3]
-        x = F.linear(x, self.qkv.weight)  # (B, H, W, 3 D); padding, all zero, is projected to the bias alone
+        x = self.qkv(x)  # (B, H, W, 3 D)
         if self.window:
-            x = into_windows(x, self.window)
-        x = self.attend(x + self.qkv.bias)
+            x = into_windows(x, self.window, self.qkv.bias)  # padding, all zero, is projected to the bias alone
+        x = self.attend(x)
         if self.window:
             x = out_of_windows(x, self.window, (grid[0], grid[1]))
         mixed: Tensor = self.proj(x)
@@ -93,20 +93,20 @@ def attend_biased(q: Tensor, k: Tensor, v: Tensor, down: Tensor, across: Tensor)
 
 
 def attend_by_rows(q: Tensor, k: Tensor, v: Tensor, down: Tensor, across: Tensor) -> Tensor:
-    """`attend_biased` without a backward pass, for a CPU: about a head at a time, in memory that is used again."""
+    """`attend_biased` without a backward pass, for a CPU: half a head at a time, in place, in memory that is used again."""
     (B, h, N, d), H, W = q.shape, down.shape[-1], across.shape[-1]
     few = max(AT_ONCE // N, 1)
-    weights, scores, out = q.new_empty(few, N), q.new_empty(few, N), torch.empty_like(q)
+    weights, out = q.new_empty(few, N), torch.empty_like(q)
     q = q * d**-0.5
     for b, g in product(range(B), range(h)):
-        keys, values = k[b, g].T, v[b, g]
+        keys, values = k[b, g].T.contiguous(), v[b, g]
         for start in range(0, N, few):
             part = slice(start, min(start + few, N))
-            n = part.stop - start
-            torch.mm(q[b, g, part], keys, out=scores[:n])
-            scores[:n].view(n, H, W).add_(down[b, g, part, :, None]).add_(across[b, g, part, None, :])
-            torch.softmax(scores[:n], dim=-1, out=weights[:n])
-            torch.mm(weights[:n], values, out=out[b, g, part])
+            now = weights[: part.stop - start]
+            torch.add(down[b, g, part, :, None], across[b, g, part, None, :], out=now.view(-1, H, W))
+            now.addmm_(q[b, g, part], keys)
+            torch.softmax(now, dim=-1, out=now)
+            torch.mm(now, values, out=out[b, g, part])
     return out
 
 
@@ -151,10 +151,12 @@ def resample_map(positions: Tensor, grid: Grid) -> Tensor:
     return F.interpolate(plane, size=grid, mode="bicubic", align_corners=False).permute(0, 2, 3, 1)
 
 
-def into_windows(x: Tensor, window: int) -> Tensor:
-    """Cut maps (B, H, W, D) into windows (B * n, window, window, D), padded with zeros to the right and below."""
+def into_windows(x: Tensor, window: int, padding: Tensor) -> Tensor:
+    """Cut maps (B, H, W, D) into windows (B * n, window, window, D), padded with ``padding`` (D,) to the right and below."""
     B, H, W, D = x.shape
     x = F.pad(x, (0, 0, 0, -W % window, 0, -H % window))
+    x[:, H:] += padding
+    x[:, :H, W:] += padding
     x = x.reshape(B, x.shape[1] // window, window, x.shape[2] // window, window, D).transpose(2, 3)
     return x.reshape(-1, window, window, D)
 

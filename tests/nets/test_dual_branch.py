@@ -14,6 +14,7 @@ from medvit.nets.branch_fusion import PlaceAndChannelFusion, SoftmaxFusion, Toke
 from medvit.nets.deformable import CrossBlock, DeformableAttention
 from medvit.nets.dual_branch import (
     DECODER,
+    BatchNorm,
     ChannelAttention,
     DualBranchEncoder,
     Stem,
@@ -239,3 +240,20 @@ def test_heads_look_in_directions_of_their_own_and_ever_farther() -> None:
     offsets = DeformableAttention(16, 4).offsets.bias.reshape(4, 4, 2)
     wanted = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])[:, None] * torch.arange(1.0, 5)[:, None]
     torch.testing.assert_close(offsets, wanted)
+
+
+def test_statistics_of_a_short_training_are_those_of_its_batches() -> None:
+    torch.manual_seed(0)
+    norm = BatchNorm(2).train()
+    batches = [torch.randn(8, 2, 4, 4) * 3 + 5 for _ in range(30)]
+    for batch in batches:
+        norm(batch)
+    torch.testing.assert_close(norm.running_mean, torch.stack([x.mean((0, 2, 3)) for x in batches]).mean(0))
+    torch.testing.assert_close(norm.running_var, torch.stack([x.var((0, 2, 3)) for x in batches]).mean(0))
+    for _ in range(90):
+        norm(batches[0])
+    before = norm.running_mean.clone()
+    norm(batches[1])
+    torch.testing.assert_close(norm.running_mean, 0.99 * before + 0.01 * batches[1].mean((0, 2, 3)))
+    norm.eval()(batches[2])
+    torch.testing.assert_close(norm.running_mean, 0.99 * before + 0.01 * batches[1].mean((0, 2, 3)))

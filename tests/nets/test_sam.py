@@ -110,7 +110,7 @@ def test_relative_positions_are_looked_up_by_query_minus_key() -> None:
 @pytest.mark.parametrize(("grid", "count"), [((6, 6), 4), ((7, 4), 6), ((2, 3), 1)])
 def test_windows_put_together_again_are_the_map(grid: tuple[int, int], count: int) -> None:
     x = torch.randn(2, *grid, 5)
-    windows = into_windows(x, 3)
+    windows = into_windows(x, 3, torch.zeros(x.shape[-1]))
     assert windows.shape == (2 * count, 3, 3, 5)
     assert torch.equal(out_of_windows(windows, 3, grid), x)
 
