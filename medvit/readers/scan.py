@@ -25,6 +25,10 @@ from medvit.readers.volume import read_volume
 ARRAYS = (".npz", ".npy")
 PERCENTILES = (0.5, 99.5)  # of voxels that are not 0, MedSAM
 LABELS_AT_MOST = 32  # different whole numbers that make a volume a mask
+PATCHES_AT_MOST, PATCHED = (
+    256,
+    0.75,
+)  # more of them do where so many voxels equal their neighbour; of images 0.07, of masks 0.81
 IMAGE_KEYS = ("imgs", "img")  # of MedSAM's npz
 
 
@@ -103,12 +107,19 @@ def shown(values: Plane, grey: Grey, modality: str) -> tuple[Plane, str]:
 
 
 def _refuse_mask(values: Plane) -> None:
-    """A volume of few whole numbers is a mask that lies among images."""
+    """A volume of few whole numbers, or of more that lie in plain patches, is a mask that lies among images."""
     few = values.ravel()[:: max(values.size // 200_000, 1)]
-    if np.array_equal(few, np.round(few)) and len(np.unique(few)) <= LABELS_AT_MOST:
-        different = np.unique(values)
-        if len(different) <= LABELS_AT_MOST:
-            raise Skipped("mask", f"It holds {len(different)} different whole numbers: a mask, no image.")
+    if not np.array_equal(few, np.round(few)) or len(np.unique(few)) > PATCHES_AT_MOST:
+        return
+    different = len(np.unique(values))
+    if different <= LABELS_AT_MOST or (different <= PATCHES_AT_MOST and _alike(values) >= PATCHED):
+        raise Skipped("mask", f"It holds {different} different whole numbers: a mask, no image.")
+
+
+def _alike(values: Plane) -> float:
+    """Share of voxels that equal the one before them in their row, of those that are not 0."""
+    here, before = values[..., 1:], values[..., :-1]
+    return float((here == before)[here != 0].mean())
 
 
 def _picture(path: Path) -> Image:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from medvit.data.prompts import Object, Prompt
 
+END, NOTHING = "end of the volume", "nothing found at the prompt"
 Mask = NDArray[np.bool_]
 # Masks (H, W) and scores of prompts about a slice, in order.
 Answer = Callable[[int, Sequence[Prompt]], Sequence[tuple[Mask, float]]]
@@ -73,7 +74,7 @@ class _State:
         self.mask = np.zeros(shape, bool)
         self.scores: dict[int, float] = {}
         self.last: int | None = None  # slice that the next one is asked from
-        self.ends = ["end of the volume", "end of the volume"]
+        self.ends = [END, END]
 
     def asks(self, z: int, upwards: bool, stop: Stop) -> Prompt | None:
         """What is asked about a slice; nothing where it is answered, or nothing leads to it."""
@@ -81,6 +82,7 @@ class _State:
             return self.prompts[z]
         if z in self.scores:  # on the way down: what was found on the way up stays
             self.last = z if self.mask[z].any() else None
+            self.ends[1] = END if self.last == z else f"slice {z}: {NOTHING}"
             return None
         return None if self.last is None else Prompt(z, _around(self.mask[self.last], stop.margin))
 
@@ -93,7 +95,7 @@ class _State:
             return
         self.mask[z], self.scores[z] = mask, score
         self.last = z if mask.any() else None
-        self.ends[not upwards] = "end of the volume" if mask.any() else f"slice {z}: nothing found at the prompt"
+        self.ends[not upwards] = END if mask.any() else f"slice {z}: {NOTHING}"
 
     def found(self) -> Found:
         """Where it has come to."""

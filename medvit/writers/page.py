@@ -256,9 +256,7 @@ def _material(tally: Tally) -> str:
 def _timing(tally: Tally, run: Mapping[str, Any]) -> str:
     seconds = _seconds(run)
     answered = tally.statuses["ok"]
-    rate = (
-        f"<b>{answered / seconds:,.1f}</b> answered films a second" if seconds and answered else "No film was answered"
-    )
+    rate = f"<b>{answered / seconds:,.1f}</b> answers a second" if seconds and answered else "Nothing was answered"
     within = " · ".join(
         f"{said} within {_brief(tally.within(share))}" for said, share in (("half", 0.5), ("99 %", 0.99))
     )

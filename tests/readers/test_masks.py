@@ -142,6 +142,27 @@ def test_a_mask_among_images_is_told_apart(tmp_path, mask) -> None:
         read_scan([tiny_volumes.write_nifti(tmp_path / "m.nii.gz", mask)], "NIFTI", AUTO)
 
 
+def test_many_labels_in_plain_patches_are_a_mask_and_as_many_greys_in_noise_an_image(tmp_path) -> None:
+    rng = np.random.default_rng(0)
+    labels = np.kron(rng.integers(0, 60, (3, 8, 8)), np.ones((1, 6, 6))).astype(np.uint8)
+    with pytest.raises(Skipped, match="a mask, no image"):
+        read_scan([tiny_volumes.write_nifti(tmp_path / "m.nii.gz", labels)], "NIFTI", AUTO)
+    greys = rng.integers(0, 60, labels.shape).astype(np.uint8)
+    assert read_scan([tiny_volumes.write_nifti(tmp_path / "v.nii.gz", greys)], "NIFTI", AUTO).pixels.shape[1:] == (
+        3,
+        48,
+        48,
+    )
+
+
+@pytest.mark.real
+def test_a_real_mask_of_many_organs_is_no_image() -> None:
+    if not (REAL / "totalseg").is_dir():
+        pytest.skip("../shared/data/seg3d is not at hand")
+    with pytest.raises(Skipped, match="42 different whole numbers"):
+        read_scan([REAL / "totalseg" / "example_seg.nii.gz"], "NIFTI", AUTO)
+
+
 @pytest.mark.real
 def test_real_labels_without_images_are_masks_and_the_image_without_one_is_read() -> None:
     folder = REAL / "awkward"

@@ -93,3 +93,4 @@ def test_a_second_prompt_takes_over_and_bridges_a_gap() -> None:
 def test_a_prompt_that_finds_nothing_is_told() -> None:
     (found,) = propagate([asked("a", 4)], SHAPE, Oracle(np.zeros(SHAPE, bool)), Stop())
     assert not found.mask.any() and found.ends[0] == "slice 4: nothing found at the prompt"
+    assert found.ends[1] == "slice 4: nothing found at the prompt"

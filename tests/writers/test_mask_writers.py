@@ -10,13 +10,14 @@ import tiny_volumes
 from answers import RUN, dicom_errors
 from highdicom.seg import segread
 from PIL import Image as Pillow
+from scipy.ndimage import binary_erosion
 
 from medvit.case import Case
 from medvit.codes import Label, code_of
 from medvit.errors import Unreferable
 from medvit.readers.scan import Grey, read_scan
 from medvit.result import Region, Result
-from medvit.writers.masks import drawn, write_mask_pictures
+from medvit.writers.masks import COLOURS, _steps, _with_legend, drawn, write_mask_pictures
 from medvit.writers.nifti import write_nifti
 from medvit.writers.segmentation import write_segmentation
 from medvit.writers.table import masks_of
@@ -93,7 +94,12 @@ def test_flat_masks_are_pictures_of_the_sources_size(tmp_path) -> None:
     assert [path.name for path in written] == ["mask_liver.png", "masks.png"]
     np.testing.assert_array_equal(np.asarray(Pillow.open(written[0])), mask * np.uint8(255))
     assert "not for diagnosis" in Pillow.open(written[0]).text["Description"]
-    assert Pillow.open(written[1]).size == (28, 24)
+    shown = np.asarray(Pillow.open(written[1]))
+    assert shown.shape[1] == 512 and shown.shape[0] > 24 * 18  # 18 times as large, with a legend
+    inside = np.argwhere(binary_erosion(mask))[0] * 18 + 9
+    grey = tiny_volumes.block()[0][2][tuple(inside // 18)] * 0.75
+    np.testing.assert_allclose(shown[tuple(inside)], grey + COLOURS[0] * 0.25, atol=2)
+    assert (shown[24 * 18 :] == COLOURS[0]).all(axis=-1).sum() > 50
     assert write_nifti(result_of([tmp_path / "a.png"], "", [mask]), tmp_path / "out", RUN) == []
     assert write_segmentation(result_of([tmp_path / "a.png"], "", [mask]), tmp_path / "out", RUN) == []
 
@@ -109,6 +115,15 @@ def test_of_a_volume_the_slice_that_shows_most_is_drawn(series, tmp_path) -> Non
     full[2:6, 2:7] = True
     coloured = drawn(pixels, [full]) != picture
     assert coloured[full].any(axis=-1).all() and not coloured[~full].any()
+
+
+def test_pictures_have_the_proportions_of_their_pixels_and_name_many_masks_in_few_lines(series, tmp_path) -> None:
+    files, masks = series
+    one = result_of(files, "CT", masks[:1]).regions[0]
+    picture = np.asarray(_with_legend(np.zeros((20, 30, 3), np.uint8), [one] * 40, "last"))
+    assert picture.shape == (20 + 18 * 14 + 9, 512, 3)
+    assert _steps((24, 28), (4.0, 1.5, 3.0)) == (18, 36) and _steps((24, 28), None) == (18, 18)
+    assert _steps((2000, 1000), (0.2, 0.2)) == (1, 1)
 
 
 def test_sizes_are_in_mm_only_where_spacing_is_known() -> None:

@@ -272,7 +272,7 @@ def test_the_slowest_inputs_are_shown_and_the_speed(tmp_path) -> None:
     assert len(slow) == SLOWEST
     assert slow[0] == ["no case; see inputs.csv", "30.0 s", "DX", "rejected (truncated)"]
     assert [row[1] for row in slow[1:4]] == ["0.69 s", "0.68 s", "0.67 s"]
-    assert "1.0 answered films a second" in page.text
+    assert "1.0 answers a second" in page.text
     half = re.search(r"half within ([\d.]+) s", page.text)
     assert half and 0.39 <= float(half[1]) <= 0.45
 
