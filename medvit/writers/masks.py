@@ -20,7 +20,7 @@ COLOURS = np.array([
 ], np.float32)  # fmt: skip  # Okabe and Ito: told apart by the colour-blind
 FILLED, OUTLINE = 0.25, 0.9  # opacity
 READABLE = 512  # pixels of the longer side to which smaller slices are enlarged, in whole steps
-THIN = 4  # pixels of an enlarged source pixel for one of its outline
+THIN = 3  # pixels of an enlarged source pixel for one of its outline
 LINE, LINES = 18, 12  # rows of a line of the legend, and lines at most
 INK, PAPER = (230, 230, 230), (0, 0, 0)
 
