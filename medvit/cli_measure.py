@@ -20,7 +20,10 @@ def add_evaluate(verb: argparse.ArgumentParser) -> None:
     """The words of ``medvit evaluate``."""
     verb.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="best.ckpt or model.safetensors of a run")
     verb.add_argument(
-        "table", type=Path, metavar="TABLE", help="a CSV of path, patient_id, split and a column a finding"
+        "table",
+        type=Path,
+        metavar="TABLE",
+        help="a CSV of path, patient_id, split and a column a finding; for masks a column mask, or a folder",
     )
     verb.add_argument(
         "-o", "--out", type=Path, metavar="OUT", help="the folder (out/evaluation/<name of CHECKPOINT's folder>)"
@@ -33,6 +36,28 @@ def add_evaluate(verb: argparse.ArgumentParser) -> None:
         "--by", default="", metavar="A,B", help="columns for subgroups (sex, age, view, device, site, modality)"
     )
     verb.add_argument("--draws", type=int, default=1_000, help="of patients, for every interval (1000)")
+    verb.add_argument(
+        "--protocol", default="slices", choices=("slices", "carried", "paper"),
+        help="for masks: boxes on every slice (slices), one box carried through the volume, or DB-SAM's own protocol",
+    )  # fmt: skip
+    verb.add_argument(
+        "--boxes",
+        type=Path,
+        metavar="TABLE",
+        help="where findings lie on films, for FROC; for masks the boxes to carry",
+    )
+    verb.add_argument(
+        "--mask-values", default="", metavar="2,3", help="for FROC of slides: what in the table's masks is a lesion"
+    )
+    verb.add_argument(
+        "--silence-um", type=float, default=746.0, metavar="UM", help="for FROC: a detection silences this square (746)"
+    )
+    verb.add_argument(
+        "--structures", default="", metavar="1=liver,2=spleen", help="for masks: what their numbers are called"
+    )
+    verb.add_argument(
+        "--tolerance-mm", type=float, default=2.0, metavar="MM", help="for masks: within which surfaces agree (2)"
+    )
     verb.add_argument("--data-licence", default="", metavar="TEXT", help="for the model card")
     verb.add_argument("--weights-licence", default="", metavar="TEXT", help="for the model card")
     verb.add_argument("--workers", type=int, default=1, help="guarded processes that read (1); 0 guards nothing")
@@ -45,27 +70,91 @@ def add_evaluate(verb: argparse.ArgumentParser) -> None:
 
 def evaluate(options: argparse.Namespace) -> int:
     """``medvit evaluate``."""
-    for path in (options.checkpoint, options.table, *filter(None, [options.against])):
+    for path in (options.checkpoint, *filter(None, [options.against, options.boxes])):
         if not path.is_file():
             raise MedvitError(f"{path} is not there. Give a checkpoint, then a table of labelled cases.")
+    if not options.table.exists():
+        raise MedvitError(f"{options.table} is not there. Give a checkpoint, then a table of labelled cases.")
     if options.workers < 0 or options.batch_size < 1 or options.draws < 1:
         raise MedvitError("--workers must be at least 0, --batch-size and --draws at least 1.")
     with uncollected():
         from medvit.evaluation import Asked
         from medvit.evaluation import evaluate as measure
+        from medvit.tasks.segmentation import Segmentation
 
     device = device_of(options.device)
     system, identity = _opened(options.checkpoint, options.mpp, options.cells)
+    if isinstance(system, Segmentation):
+        return _evaluate_masks(options, system, identity, device)
+    if options.structures or options.protocol != "slices":
+        raise MedvitError("--protocol and --structures are for systems that answer masks.")
+    if not options.table.is_file():
+        raise MedvitError(f"{options.table} is no file. Give a table of labelled cases.")
     unknown = {name: told for name, told in
                (("data_licence", options.data_licence), ("weights_licence", options.weights_licence)) if told}  # fmt: skip
     asked = Asked(
-        options.split, words(options.by), options.draws, options.workers, options.batch_size, device, **unknown
-    )
-    out = options.out or Path("out", "evaluation", options.checkpoint.resolve().parent.name)
+        options.split, words(options.by), options.draws, options.workers, options.batch_size, device,
+        boxes=options.boxes, mask_values=numbers(options.mask_values), silence_um=options.silence_um, **unknown,
+    )  # fmt: skip
+    out = _out(options)
     against = _opened(options.against, options.mpp, options.cells) if options.against else None
     told = measure(system, identity, options.table, out, asked, against)
     print(json.dumps(told, indent=2) if options.json else text(told, out))
     return DONE
+
+
+def _out(options: argparse.Namespace) -> Path:
+    return options.out or Path("out", "evaluation", options.checkpoint.resolve().parent.name)
+
+
+def _evaluate_masks(options: argparse.Namespace, system: Any, identity: dict[str, Any], device: str) -> int:
+    with uncollected():
+        from medvit.mask_evaluation import AskedMasks, evaluate_masks
+    from medvit.writers.evaluation_page import number
+
+    if options.boxes and options.protocol != "carried":
+        raise MedvitError("--boxes are carried through volumes: add --protocol carried.")
+    if not 0 < options.tolerance_mm < float("inf"):
+        raise MedvitError("--tolerance-mm must be a length above 0.")
+    licences = {"data_licence": options.data_licence, "weights_licence": options.weights_licence}
+    asked = AskedMasks(
+        split=options.split, protocol=options.protocol, structures=structures_of(options.structures),
+        tolerance_mm=options.tolerance_mm, by=words(options.by), draws=options.draws, workers=options.workers,
+        device=device, **{name: told for name, told in licences.items() if told},
+    )  # fmt: skip
+    against = _opened(options.against, "", "") if options.against else None
+    if against and not isinstance(against[0], type(system)):
+        raise MedvitError(f"{options.against} answers no masks, so there is nothing to compare.")
+    for one in (system, against and against[0]):
+        if one and options.boxes:
+            one.told("boxes", str(options.boxes))
+    out = _out(options)
+    told = evaluate_masks(system, identity, options.table, out, asked, against)
+    if options.json:
+        print(json.dumps(told, indent=2))
+        return DONE
+    print(f"{told['cases']} cases of {told['patients']} patients, {told['split']}; {told['protocol_is']}")
+    for name, one in {**told["structures"], "mean": told["mean"]}.items():
+        print(f"{name:20} Dice {number(one['dice'])}  NSD within {told['tolerance']} {number(one['nsd'])}")
+    for name, one in told.get("against", {}).get("structures", {}).items():
+        print(f"{name:20} difference of Dice {number(one['dice'])}")
+    print(f"{out}/evaluation.html  model_card.md  evaluation.json  masks.csv\n{told['notice']}")
+    return DONE
+
+
+def structures_of(text: str) -> dict[int, str]:
+    """What ``--structures`` says: names by the numbers of masks.
+
+    Raises:
+        MedvitError: For anything but ``1=liver,2=spleen``.
+    """
+    pairs = [word.partition("=") for word in words(text)]
+    named = {int(number): name.strip() for number, _, name in pairs if number.strip().isdecimal() and name.strip()}
+    if len(named) < len(pairs) or len(set(named.values())) < len(named):
+        raise MedvitError(
+            f"--structures {text}: give numbers of the masks and names, each once, such as 1=liver,2=spleen."
+        )
+    return named
 
 
 def _opened(path: Path, mpp: str, cells: str) -> tuple[Any, dict[str, Any]]:
@@ -89,6 +178,10 @@ def text(told: dict[str, Any], out: Path) -> str:
     for name, one in {**told["labels"], "mean": {"measures": told["mean"]}}.items():
         positives = f"  {one['positives']} of {one['known']} positive" if "known" in one else ""
         lines.append(f"{name:28} AUROC {number(one['measures'].get('auroc'))}{positives}")
+    for name, by_method in told["froc"].items():
+        lines += [
+            f"{name:28} FROC {number(one['score'])}, {one['lesions']} lesions, {how}" for how, one in by_method.items()
+        ]
     for name, one in told.get("against", {}).get("labels", {}).items():
         lines.append(f"{name:28} difference {number(one['difference'])}")
     return "\n".join([*lines, f"{out}/evaluation.html  model_card.md  evaluation.json  answers.csv", told["notice"]])
@@ -136,12 +229,10 @@ def explain(options: argparse.Namespace) -> int:
     system, identity = _opened(options.checkpoint, options.mpp, options.cells)
     system.to(device_of(options.device))
     methods = words(options.method)
-    values = words(options.mask_values)
-    if not all(value.isdecimal() for value in values):
-        raise MedvitError(f"--mask-values {options.mask_values}: give whole numbers, such as 2.")
+    values = numbers(options.mask_values)
     if options.score:
         told = explanation.score(system, options.inputs[0], options.out, options.split, methods, options.boxes,
-                                 options.workers, options.most, tuple(map(int, values)))  # fmt: skip
+                                 options.workers, options.most, values)  # fmt: skip
         print(json.dumps(told, indent=2) if options.json else explanation.text(told))
         return DONE
     methods = methods or tuple(explanation.methods_of(system))
@@ -186,3 +277,14 @@ def probe(options: argparse.Namespace) -> int:
         probing.write(told, options.out)
     print(json.dumps(told, indent=2) if options.json else probing.text(told))
     return DONE
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """The whole numbers of ``--mask-values``.
+
+    Raises:
+        MedvitError: For anything else.
+    """
+    if not all(word.isdecimal() for word in words(text)):
+        raise MedvitError(f"--mask-values {text}: give whole numbers, such as 2.")
+    return tuple(map(int, words(text)))

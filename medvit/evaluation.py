@@ -8,8 +8,8 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,17 +20,20 @@ import numpy as np
 
 from medvit import NOTICE, __version__
 from medvit.atomic import locked, write_text
-from medvit.case import Case, read_csv, read_table
+from medvit.case import Case
 from medvit.data.batch import Batch
 from medvit.duties import pool_of
 from medvit.errors import MedvitError, Unanswered
-from medvit.evaluate.assess import Answers, Points, assess, compare
-from medvit.evaluate.points import points
-from medvit.evaluate.subgroups import MOST, USUAL, band
+from medvit.evaluate.assess import Answers, Points, assess, compare, plain
+from medvit.evaluate.froc import BOX_UM
+from medvit.evaluate.places import Places
+from medvit.evaluate.points import YOUDEN, points
 from medvit.explain.analytics import analysed
+from medvit.labelled import columns_of, counted, read_labels, read_masks, split_of
 from medvit.pipeline import Answer, Pipeline
 from medvit.progress import progress
 from medvit.result import Result
+from medvit.tasks.bags import BagClassification
 from medvit.tasks.classification import Classification
 from medvit.tasks.findings import Findings, known_bce
 from medvit.tasks.system import System
@@ -42,7 +45,6 @@ from medvit.writers.table import written_csv
 
 log = logging.getLogger(__name__)
 
-NOT_GROUPS = ("path", "patient_id", "split", "mask")  # columns that make no subgroups
 ATTENTION_CASES = 32  # whose attention is looked at
 ANSWER_COLUMNS = ("case", "label", "truth", "probability", "out_of_distribution")
 
@@ -59,6 +61,9 @@ class Asked:
         batch_size: Cases answered at once.
         device: ``cpu``, ``cuda``, ….
         precision: ``32`` or ``bf16``.
+        boxes: A CSV of where findings lie on films, for FROC.
+        mask_values: What in the masks of slides is a lesion, for FROC; any value but 0 where empty.
+        silence_um: Side of the square that a detection on a slide silences, for FROC.
         data_licence: What the model card says of the data.
         weights_licence: What it says of the weights.
     """
@@ -70,6 +75,9 @@ class Asked:
     batch_size: int = 16
     device: str = "cpu"
     precision: str = "32"
+    boxes: Path | None = None
+    mask_values: tuple[int, ...] = ()
+    silence_um: float = BOX_UM
     data_licence: str = "not told; say it with --data-licence"
     weights_licence: str = "not told; say it with --weights-licence"
 
@@ -99,12 +107,13 @@ def evaluate(
         MedvitError: When the system answers no findings, or the table has none of its labels or not the split.
     """
     findings = _findings(system)
-    names, splits = read_labels(table, [label.name for label in findings.labels])
+    names, splits = read_labels(table, [label.name for label in findings.labels], asked.boxes)
     splits = {split: system.gathered(table, cases) for split, cases in splits.items()}
-    cases = _split(table, splits, asked.split)
+    cases = split_of(table, splits, asked.split)
     points_of, source = operating_points(findings, checkpoint, names, splits, table, asked)
     with locked(out):
-        answered, refused = answers(findings, cases, names, asked)
+        places = _places(findings, table, points_of, asked)
+        answered, refused = answers(findings, cases, names, asked, places)
         told = {
             "notice": NOTICE,
             "medvit": __version__,
@@ -117,12 +126,13 @@ def evaluate(
             "data_licence": asked.data_licence,
             "weights_licence": asked.weights_licence,
             "split": asked.split,
-            "splits": {name: _counted(some, names) for name, some in splits.items()},
+            "splits": {name: counted(some, names) for name, some in splits.items()},
             "cases": len(answered.keys),
             "patients": len({who or key for who, key in zip(answered.patients, answered.keys, strict=True)}),
             "unanswered": {"count": sum(refused.values()), "reasons": dict(refused)},
             "points_from": source,
             **assess(answered, points_of, columns_of(table, cases, answered.keys, asked.by), asked.draws),
+            "froc": plain(places.told(asked.draws)) if places else {},
         }
         if against:
             other, identity = against
@@ -145,30 +155,6 @@ def _findings(system: System) -> Findings:
 
 def _names(system: System) -> list[str]:
     return [label.name for label in system.labels]
-
-
-def read_labels(table: Path, labels: Sequence[str]) -> tuple[list[str], dict[str, list[Case]]]:
-    """The labels that a table has, and its cases by split.
-
-    Raises:
-        MedvitError: When it has none of them.
-    """
-    header = read_csv(table, ("path", "patient_id", "split"))[0]
-    names = [name for name in labels if name in header]
-    if not names:
-        raise MedvitError(f"The table {table} has no column for any of the system's labels: {', '.join(labels)}.")
-    if len(names) < len(labels):
-        log.warning("%s has no column for %s; they are not measured.", table, ", ".join(set(labels) - set(names)))
-    return names, read_table(table, names)
-
-
-def _split(table: Path, splits: Mapping[str, list[Case]], split: str) -> list[Case]:
-    cases = [case for case in splits.get(split, []) if case.labels]
-    if not cases:
-        raise MedvitError(
-            f"The table {table} has no labelled case in split {split!r}; it has {', '.join(splits)}. Choose with --split."
-        )
-    return cases
 
 
 def operating_points(
@@ -194,21 +180,40 @@ def operating_points(
     }, "the checkpoint's thresholds (validation split of its training)"
 
 
+def _places(system: Findings, table: Path, points_of: Points, asked: Asked) -> Places | None:
+    """What collects detections, where the table or the user says where lesions lie; None where nobody does."""
+    thresholds = {name: at[YOUDEN] for name, at in points_of.items()}
+    if isinstance(system, Classification):
+        return Places(list(thresholds), thresholds, boxed=True) if asked.boxes else None
+    masks = read_masks(table) if isinstance(system, BagClassification) else {}
+    if not masks:
+        return None
+    return Places(list(thresholds), thresholds, masks=masks, values=asked.mask_values, silence_um=asked.silence_um)
+
+
 def answers(
-    system: Findings, cases: Sequence[Case], names: Sequence[str], asked: Asked
+    system: Findings, cases: Sequence[Case], names: Sequence[str], asked: Asked, places: Places | None = None
 ) -> tuple[Answers, Counter[str]]:
-    """What a system says of cases, and how many it did not answer, by reason."""
-    system.explains = False
+    """What a system says of cases, and how many it did not answer, by reason; ``places`` takes what they show."""
+    with _every_map(system) if places and places.boxed else _no_map(system):
+        return _answers(system, cases, names, asked, places)
+
+
+def _answers(
+    system: Findings, cases: Sequence[Case], names: Sequence[str], asked: Asked, places: Places | None
+) -> tuple[Answers, Counter[str]]:
     got: list[tuple[Case, Result]] = []
     refused: Counter[str] = Counter()
     with progress(len(cases), "cases") as advance, TemporaryDirectory() as folder:
-        for batch in answered(system, cases, asked, (), Path(folder)):
+        for batch in answered(system, cases, asked, (), Path(folder), places is not None):
             for one in batch:
                 if isinstance(one.result, Unanswered):
                     refused[one.result.reason] += 1
                     log.warning("%s is not answered: %s", one.case.files[0], one.result)
                 else:
-                    got.append((one.case, one.result))
+                    if places:
+                        places.take(one.case, one.result)
+                    got.append((one.case, replace(one.result, heatmaps=(), tiles=None)))
             advance(len(batch))
     if not got:
         raise MedvitError(f"None of the {len(cases)} cases could be answered; the warnings above say why.")
@@ -223,42 +228,15 @@ def answers(
 
 
 def answered(
-    system: Findings, cases: Sequence[Case], asked: Asked, write: Sequence[str], folder: Path
+    system: Findings, cases: Sequence[Case], asked: Asked, write: Sequence[str], folder: Path, keeps: bool = False
 ) -> Iterator[list[Answer]]:
-    """Answers batch by batch; what is written lies under ``folder``."""
+    """Answers batch by batch; what is written lies under ``folder``, and what was drawn is given back where it ``keeps``."""
     system.to(asked.device).eval()
     size = system.at_once or asked.batch_size
     with pool_of(system, asked.workers, folder, write) as pool:
-        pipeline = Pipeline(system, pool, asked.device, asked.precision, Event())
+        pipeline = Pipeline(system, pool, asked.device, asked.precision, Event(), keeps)
         batches = (cases[start : start + size] for start in range(0, len(cases), size))
         yield from pipeline.answers(batches, {case.key for case in cases})
-
-
-def columns_of(table: Path, cases: Sequence[Case], keys: Sequence[str], by: Sequence[str] = ()) -> dict[str, list[str]]:
-    """The cells of answered cases by column, of columns that make subgroups.
-
-    Raises:
-        MedvitError: For a column that is not there, names patients, or has a value for nearly every case.
-    """
-    rows = read_csv(table, ("path", *by))
-    cells = {str((table.parent / row["path"]).resolve()): row for row in rows}
-    of = {case.key: cells[str(case.files[0].resolve())] for case in cases}
-    told = {}
-    for column in by or [name for name in USUAL if name in rows[0]]:
-        if column in NOT_GROUPS:
-            raise MedvitError(f"--by {column}: this column makes no subgroups. Choose another one of {table}.")
-        values = [of[key][column] for key in keys]
-        groups = {band(column, value) for value in values}
-        if len(groups) > MOST:
-            raise MedvitError(f"--by {column}: {len(groups)} different values are no subgroups; there may be {MOST}.")
-        if len(groups) > 1 or by:
-            told[column] = values
-    return told
-
-
-def _counted(cases: Sequence[Case], names: Sequence[str]) -> dict[str, Any]:
-    positives = {name: sum(case.labels.get(name) == 1 for case in cases) for name in names}
-    return {"cases": len(cases), "patients": len({case.patient or case.uid for case in cases}), "positives": positives}
 
 
 def _calibration(checkpoint: Mapping[str, Any]) -> str:
@@ -287,16 +265,28 @@ def _pictures(
     """The worst errors with what influenced their scores, as small pictures."""
     if not cases:
         return {}
+    with _every_map(system), TemporaryDirectory(dir=out) as folder:
+        for _ in answered(system, cases, asked, ("heat",), Path(folder)):
+            pass
+        return {(one["case"], one["label"]): thumbnail(Path(folder), one["case"], one["label"]) for one in worst}
+
+
+@contextmanager
+def _every_map(system: Findings) -> Iterator[None]:
+    """Answers come with a map of every label: maps are made of what is positive, and here of what was missed too."""
     thresholds = system.thresholds.clone()
     system.explains = True
-    system.thresholds.zero_()  # maps are made of what is positive, and here of what was missed too
+    system.thresholds.zero_()
     try:
-        with TemporaryDirectory(dir=out) as folder:
-            for _ in answered(system, cases, asked, ("heat",), Path(folder)):
-                pass
-            return {(one["case"], one["label"]): thumbnail(Path(folder), one["case"], one["label"]) for one in worst}
+        yield
     finally:
         system.thresholds.copy_(thresholds)
+
+
+@contextmanager
+def _no_map(system: Findings) -> Iterator[None]:
+    system.explains = False
+    yield
 
 
 def _attention(system: Findings, cases: Sequence[Case], asked: Asked) -> dict[str, Any] | None:

@@ -57,6 +57,7 @@ class Pipeline:
         device: ``cpu``, ``cuda``, ….
         precision: ``32``, or ``bf16`` for half-precision arithmetic.
         stop: When it is set, what is in hand is finished and nothing more begun.
+        keeps: Whether answers keep their maps and scores of tiles once those are written.
     """
 
     system: System
@@ -64,6 +65,7 @@ class Pipeline:
     device: str
     precision: str
     stop: Event
+    keeps: bool = False
 
     def answers(self, batches: Iterable[Sequence[Case]], wanted: Set[str]) -> Iterator[list[Answer]]:
         """Answers batch by batch in order, each when all it writes lies on the disk.
@@ -123,7 +125,7 @@ class Pipeline:
             if case.key in wanted:
                 bare = replace(result, read=None) if isinstance(result, Result) else None  # a system does not travel
                 files = self.pool.submit("write", bare, urgent=True) if bare else None
-                kept = replace(bare, heatmaps=(), tiles=None) if bare else result
+                kept = bare if bare and self.keeps else replace(bare, heatmaps=(), tiles=None) if bare else result
                 writing.append(_Writing(Answer(case, kept, seconds), files))
         return writing
 

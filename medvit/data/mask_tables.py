@@ -66,6 +66,11 @@ def read_masked(layout: MaskLayout, table: Path | str, patient: str | None = Non
     return splits
 
 
+def layout_of(folder: Path) -> MaskLayout:
+    """How images and masks lie in a folder: in folders of equal names, or as MedSAM prepares them."""
+    return "folders" if (folder / "images").is_dir() else "medsam"
+
+
 def _case(uid: Path, files: tuple[Path, ...], mask: Path, patient: str, modality: str | None = None) -> Case:
     return Case(
         str(uid.resolve()), _modality(files[0]) if modality is None else modality, files, mask=mask, patient=patient

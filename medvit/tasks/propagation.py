@@ -84,7 +84,7 @@ class _State:
             self.last = z if self.mask[z].any() else None
             self.ends[1] = END if self.last == z else f"slice {z}: {NOTHING}"
             return None
-        return None if self.last is None else Prompt(z, _around(self.mask[self.last], stop.margin))
+        return None if self.last is None else Prompt(z, around(self.mask[self.last], stop.margin))
 
     def take(self, z: int, mask: Mask, score: float, upwards: bool, stop: Stop) -> None:
         """Keep an answer, or stop."""
@@ -120,7 +120,8 @@ def _refused(before: Mask, mask: Mask, score: float, stop: Stop) -> str:
     return ""
 
 
-def _around(mask: Mask, share: float) -> tuple[float, float, float, float]:
+def around(mask: Mask, share: float) -> tuple[float, float, float, float]:
+    """The box x_min, y_min, x_max, y_max around a mask (H, W), larger by a share of the longer side, one pixel at least."""
     margin = max(round(share * max(mask.shape)), 1)
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     H, W = mask.shape

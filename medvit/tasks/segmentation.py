@@ -1,6 +1,6 @@
 """Masks of what is asked about: a prompt gets a mask and a score, a volume slice by slice."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,7 +17,7 @@ from medvit.data.prompts import RULE, Object, Prompt, Prompts, proposed, read_pr
 from medvit.data.scans import fit_of, model_pixels, training_sample
 from medvit.errors import MedvitError, Rejected, Skipped
 from medvit.evaluate.segmentation import dice
-from medvit.guard import LIMITS, Limits, Pool, Reply
+from medvit.guard import LIMITS, Duty, Limits, Pool, Reply
 from medvit.image import Fit, Image
 from medvit.nets.sam import Pixels, Sam, mask_loss, quality_loss
 from medvit.nets.sam_decoder import MaskAnswer
@@ -123,6 +123,17 @@ class Segmentation(System):
         H, W = x.shape[2:]
         fit = fit_of((H, W), self.side, self.pixels)
         return Sample(x, torch.empty(0), case, fit, image.origin, spacing=image.spacing)
+
+    def duties(self) -> Mapping[str, Duty]:
+        """Adds ``truth``: the mask of a case, pixel by pixel as its image."""
+
+        def truth(case: Case) -> Reply:
+            mask = self.read(case).mask
+            if mask is None:
+                raise Rejected("no_mask", "It comes without a mask, so nothing can be measured on it.")
+            return Reply(None, (mask,))
+
+        return {**super().duties(), "truth": truth}
 
     def collect(self, case: Case, reply: Reply, pool: Pool) -> tuple[Sample, float]:
         """The sample of a case, once its prompts were seen to fit it."""

@@ -15,6 +15,7 @@ circle.dot { fill: var(--ok); } path.whisker { stroke: var(--ok); stroke-width: 
 path.few { stroke: var(--rejected); } circle.few { fill: var(--rejected); } text { font-size: 9px; fill: var(--soft); }
 text.name { font-size: 10px; fill: var(--ink); } rect.cell { fill: var(--ok); }
 table.points { font-size: 12px; margin-top: 16px; } table.points th, table.points td { padding-right: 10px; }
+.places { margin-top: 16px; }
 details { margin: 8px 0 0; } summary { cursor: pointer; color: var(--soft); }
 .warn { color: var(--failed); }
 """
@@ -31,6 +32,14 @@ def curve(points: Sequence[Sequence[Number]], label: str, axes: tuple[str, str],
     drawn = f'<path class="band" d="M{" L".join(upper + lower)}Z"/><path class="curve" d="M{" L".join(line)}"/>'
     rising = f'<path class="chance" d="M0 {SIDE}L{SIDE} 0"/>' if chance == "rising" else ""
     return _field(rising + drawn, label, axes)
+
+
+def steps(points: Sequence[tuple[float, float]], label: str, axes: tuple[str, str], end: str) -> str:
+    """A line through points (x, y), each in [0, 1]; what lies further right is cut off, the last height goes on to there."""
+    inside = [(x, y) for x, y in points if x <= 1]
+    line = [_at(x, y) for x, y in [*inside, (1.0, inside[-1][1])]] if inside else []
+    drawn = f'<path class="curve" d="M{" L".join(line)}"/>' if line else ""
+    return _field(drawn, label, axes, (end, "1"))
 
 
 def reliability(bins: Iterable[dict[str, float]], label: str) -> str:

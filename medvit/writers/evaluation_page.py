@@ -15,8 +15,8 @@ WORDS = {
     "ppv": "Positive predictive value", "npv": "Negative predictive value",
 }  # fmt: skip
 
-FOOT = """<p>Every number of this page is in <b>evaluation.json</b>, every answer in <b>answers.csv</b>. Intervals are 95 %,
-by drawing patients anew. Cases go by the key that they have in answers.csv; this page names no patient.</p>
+FOOT = """<p>Every number of this page is in <b>evaluation.json</b>, every answer in <b>TABLE</b>. Intervals are 95 %,
+by drawing patients anew. Cases go by the key that they have in TABLE; this page names no patient.</p>
 """
 
 
@@ -28,10 +28,16 @@ def evaluation_page(told: Mapping[str, Any], pictures: Mapping[tuple[str, str], 
         pictures: ``data:`` URIs of the worst errors, by case and label.
     """
     sections = [_overview(told), _summary(told), *(_label(name, one) for name, one in told["labels"].items())]
-    sections += [_groups(told), _against(told), _worst(told, pictures), _attention(told)]
+    sections += [_places(told), _groups(told), _against(told), _worst(told, pictures), _attention(told)]
+    return whole_page(told, sections, "answers.csv")
+
+
+def whole_page(told: Mapping[str, Any], sections: Sequence[str], table: str) -> str:
+    """A page of sections, with what was measured in its head and the name of the table of answers in its foot."""
     title = f"{plain(told['system'])}: {told['cases']:,} cases of split {plain(told['split'])}"
     by = f"{shown(told['checkpoint']['name'])} · {shown(told['table'])} · medvit {shown(told['medvit'])}"
-    return document(title, by, [part for part in sections if part], FOOT, more_css=charts.CSS)
+    foot = FOOT.replace("TABLE", table)
+    return document(title, by, [part for part in sections if part], foot, more_css=charts.CSS)
 
 
 def number(told: Sequence[float | None] | None) -> str:
@@ -108,6 +114,35 @@ def _label(name: str, one: Mapping[str, Any]) -> str:
     return f"""<section><h2>{shown(name)}</h2><div class="plots">{figures}</div>
 <table class="points"><thead><tr><th scope="col">operating point</th>{head}</tr></thead>
 <tbody>{"".join(rows)}</tbody></table></section>"""
+
+
+def _places(told: Mapping[str, Any]) -> str:
+    """FROC, where somebody drew where lesions lie."""
+    found = [(name, how, one) for name, each in told.get("froc", {}).items() for how, one in each.items()]
+    if not found:
+        return ""
+    alarms = list(found[0][2]["sensitivity"])
+    head = "".join(f'<th scope="col" class="n">at {at}</th>' for at in alarms)
+    rows = "".join(
+        f'<tr><th scope="row">{shown(name)}</th><td>{shown(how)}</td><td class="n">{one["lesions"]:,}</td>'
+        f'<td class="n">{short(one["score"])}</td>'
+        + "".join(f'<td class="n">{short(one["sensitivity"][at])}</td>' for at in alarms)
+        + "</tr>"
+        for name, how, one in found
+    )
+    most = float(alarms[-1])
+    drawn = "".join(
+        f"<figure><figcaption>{shown(name)}, {shown(how)}</figcaption>"
+        + charts.steps([(x / most, y) for x, y in one["curve"]], f"FROC of {plain(name)}",
+                       ("false alarms an image", "lesions found"), alarms[-1])
+        + "</figure>"
+        for name, how, one in found
+    )  # fmt: skip
+    return f"""<section id="places"><h2>Lesions found and false alarms (FROC)</h2><p class="soft">{shown(found[0][2]["is"])}
+The score is the mean share of lesions found at the false alarms an image named above the columns.</p><table><thead><tr>
+<th scope="col">label</th><th scope="col">by</th><th scope="col" class="n">lesions</th>
+<th scope="col" class="n">score</th>{head}</tr></thead><tbody>{rows}</tbody></table>
+<div class="plots places">{drawn}</div></section>"""
 
 
 def _groups(told: Mapping[str, Any]) -> str:
