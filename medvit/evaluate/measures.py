@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import NDArray
 
-from medvit.evaluate.bootstrap import DRAWS, Floats, Interval, Weights, draws, interval, numbered
+from medvit.evaluate.bootstrap import DRAWS, Floats, Interval, Weights, absolute_sum, draws, interval, numbered
 
 BINS = 10  # of equal width, of the calibration error
 DECISION = ("sensitivity", "specificity", "balanced_accuracy", "ppv", "npv")
@@ -48,14 +48,19 @@ class Label:
         self.bins = np.minimum((self.p * BINS).astype(np.intp), BINS - 1)
 
     def measures(self, weights: Weights) -> dict[str, Floats]:
-        """Every measure by name, each (b,), for weights (n, b); a decision's name ends in ``@`` and its operating point.
+        """Every measure by name, see `measures_and_gaps`."""
+        return self.measures_and_gaps(weights)[0]
 
-        Measures are those of scikit-learn: ``auprc`` is its average precision, ``ece`` the mean distance of mean probability
-        and share of positives over `BINS` bins of equal width.
+    def measures_and_gaps(self, weights: Weights) -> tuple[dict[str, Floats], Floats]:
+        """Every measure by name, each (b,), for weights (n, b), and the parts (bins, b) of ``ece`` with their signs.
+
+        A decision's name ends in ``@`` and its operating point. Measures are those of scikit-learn: ``auprc`` is its average
+        precision, ``ece`` the mean distance of mean probability and share of positives over `BINS` bins of equal width.
         """
         up, down = (_cumulated(weights, rows) for rows in (self.positives, self.negatives))  # (m + 1, b)
         with _undefined():
-            return {**self._ranking(weights, up, down), **self._calibration(weights), **self._decisions(up, down)}
+            told, gaps = self._calibration(weights)
+            return {**self._ranking(weights, up, down), **told, **self._decisions(up, down)}, gaps
 
     def _ranking(self, weights: Weights, up: Floats, down: Floats) -> dict[str, Floats]:
         own = weights[self.positives].astype(np.float64)  # (P, b)
@@ -67,7 +72,7 @@ class Label:
         auprc = np.where((every > 0) & (others > 0), kept / every, np.nan)
         return {"auroc": won / (every * others), "auprc": auprc}
 
-    def _calibration(self, weights: Weights) -> dict[str, Floats]:
+    def _calibration(self, weights: Weights) -> tuple[dict[str, Floats], Floats]:
         sums = np.zeros((len(self.order), 2 + 2 * BINS))
         rows = np.arange(len(self.order))
         sums[:, 0], sums[:, 1] = 1, (self.p - self.y) ** 2
@@ -75,8 +80,8 @@ class Label:
         exact = weights.shape[1] == 1  # the estimate itself; draws bear single precision
         held = weights[self.order].astype(np.float64 if exact else np.float32)
         told: Floats = (sums.T.astype(held.dtype) @ held).astype(np.float64)  # (2 + 2 bins, b)
-        gaps = np.abs(told[2 : 2 + BINS] - told[2 + BINS :]).sum(axis=0)
-        return {"brier": told[1] / told[0], "ece": gaps / told[0]}
+        gaps: Floats = (told[2 : 2 + BINS] - told[2 + BINS :]) / told[0]
+        return {"brier": told[1] / told[0], "ece": np.abs(gaps).sum(axis=0)}, gaps
 
     def _decisions(self, up: Floats, down: Floats) -> dict[str, Floats]:
         told: dict[str, Floats] = {}
@@ -129,38 +134,45 @@ def with_intervals(
         Label to measure to interval.
     """
     labels = [Label(p[:, k], y[:, k], points.get(name)) for k, name in enumerate(names)]
-    one = np.ones((len(p), 1), np.float32)
-    values = [label.measures(one) for label in labels]
-    drawn: list[list[dict[str, Floats]]] = [[] for _ in labels]
+    values, held = zip(*(label.measures_and_gaps(np.ones((len(p), 1), np.float32)) for label in labels), strict=True)
+    drawn: list[list[tuple[dict[str, Floats], Floats]]] = [[] for _ in labels]
     for weights in draws(numbered(groups), count, seed) if len(p) else ():
         for parts, label in zip(drawn, labels, strict=True):
-            parts.append(label.measures(weights))
+            parts.append(label.measures_and_gaps(weights))
+    none: Floats = np.empty((BINS, 0))
     merged = [
-        {measure: np.concatenate([part[measure] for part in parts]) if parts else np.empty(0) for measure in value}
+        {measure: np.concatenate([part[measure] for part, _ in parts]) if parts else np.empty(0) for measure in value}
         for parts, value in zip(drawn, values, strict=True)
     ]
+    gaps = [np.concatenate([gap for _, gap in parts], axis=1) if parts else none for parts in drawn]
     told = {
-        name: {measure: _interval(measure, float(value[measure][0]), each[measure]) for measure in value}
+        name: {measure: interval(float(value[measure][0]), each[measure]) for measure in value}
         for name, value, each in zip(names, values, merged, strict=True)
     }
-    return {"mean": _mean(values, merged), **told}
+    for name, own, of_draws in zip(names, held, gaps, strict=True):
+        told[name]["ece"] = absolute_sum(own[:, 0], of_draws)
+    return {"mean": _mean(values, merged, held, gaps), **told}
 
 
-def _mean(values: Sequence[Mapping[str, Floats]], drawn: Sequence[Mapping[str, Floats]]) -> dict[str, Interval]:
+def _mean(
+    values: Sequence[Mapping[str, Floats]],
+    drawn: Sequence[Mapping[str, Floats]],
+    held: Sequence[Floats],
+    gaps: Sequence[Floats],
+) -> dict[str, Interval]:
     """The mean over the labels for which a measure is defined; draws count where it is for all of those."""
     told = {}
     for measure in dict.fromkeys(name for value in values for name in value):
         defined = [k for k, value in enumerate(values) if measure in value and np.isfinite(value[measure][0])]
         if not defined:
-            told[measure] = _interval(measure, float("nan"), np.empty(0))
-            continue
-        mean = float(np.mean([values[k][measure][0] for k in defined]))
-        told[measure] = _interval(measure, mean, np.mean([drawn[k][measure] for k in defined], axis=0))
+            told[measure] = interval(float("nan"), np.empty(0))
+        elif measure == "ece":
+            every = np.concatenate([held[k][:, 0] for k in defined]), np.concatenate([gaps[k] for k in defined])
+            told[measure] = absolute_sum(every[0] / len(defined), every[1] / len(defined))
+        else:
+            mean = float(np.mean([values[k][measure][0] for k in defined]))
+            told[measure] = interval(mean, np.mean([drawn[k][measure] for k in defined], axis=0))
     return told
-
-
-def _interval(measure: str, value: float, drawn: Floats) -> Interval:
-    return interval(value, drawn, mirrored=measure == "ece")
 
 
 def difference(

@@ -17,6 +17,7 @@ from medvit.result import Heatmap, Result
 
 log = logging.getLogger(__name__)
 
+NAMES = {"attention": "attention of tiles", "score": "scores of tiles"}  # of what a tile is given, as a method
 OF_FILMS = (
     "Detections are the peaks of a finding's map, scored by the film's probability times their share of the map's maximum; a "
     "box is found where a peak lies in it."
@@ -82,16 +83,14 @@ class Places:
             step = max(tiling.slide) / 64
             plane = np.zeros((int(np.ceil(height / step)), int(np.ceil(width / step))), bool)
         positive = np.float32(probability >= self.thresholds[name])
-        for said in ("attention", "score"):
+        for said in NAMES:
             if (values := tiles.scores.get(f"{name} {said}")) is not None:
                 shown = rescaled(values) if said == "attention" else values
                 found = found_in_tiles(
                     tiling.coords, tiling.size_level0, shown * positive, tiling.mpp, step, box_um=self.silence_um
                 )
                 inside = found._replace(places=np.minimum(found.places, np.array(plane.shape) - 1))
-                self._marks[name, f"{said} of tiles"].append(
-                    (case.patient, marks_in_mask(inside, plane, step * tiling.mpp))
-                )
+                self._marks[name, NAMES[said]].append((case.patient, marks_in_mask(inside, plane, step * tiling.mpp)))
 
     def told(self, draws: int) -> dict[str, Any]:
         """FROC by label and method, with intervals over patients; empty where nothing was to be found."""

@@ -14,7 +14,8 @@ path.frame { fill: none; stroke: var(--rule); } path.chance { stroke: var(--soft
 circle.dot { fill: var(--ok); } path.whisker { stroke: var(--ok); stroke-width: 1.4; fill: none; }
 path.few { stroke: var(--rejected); } circle.few { fill: var(--rejected); } text { font-size: 9px; fill: var(--soft); }
 text.name { font-size: 10px; fill: var(--ink); } rect.cell { fill: var(--ok); }
-table.points { font-size: 12px; margin-top: 16px; } table.points th, table.points td { padding-right: 10px; }
+table.points { font-size: 12px; margin-top: 16px; } table + p { margin-top: 16px; }
+table.points th, table.points td { padding-right: 10px; }
 .places { margin-top: 16px; }
 details { margin: 8px 0 0; } summary { cursor: pointer; color: var(--soft); }
 .warn { color: var(--failed); }

@@ -86,7 +86,9 @@ def _summary(told: Mapping[str, Any]) -> str:
         cells = "".join(f'<td class="n">{number(values.get(measure))}</td>' for measure in measures)
         rows.append(f'<tr><th scope="row">{shown(name)}</th><td class="n">{count}{few}</td>{cells}</tr>')
     return f"""<section id="summary"><h2>Labels</h2><table><thead><tr><th scope="col">label</th>
-<th scope="col" class="n">positive</th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></section>"""
+<th scope="col" class="n">positive</th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>
+<p class="soft">Few cases look worse calibrated than they are: the interval of the calibration error is about what it
+would be of many, and may lie below the figure beside it.</p></section>"""
 
 
 def _label(name: str, one: Mapping[str, Any]) -> str:
@@ -124,9 +126,9 @@ def _places(told: Mapping[str, Any]) -> str:
     alarms = list(found[0][2]["sensitivity"])
     head = "".join(f'<th scope="col" class="n">at {at}</th>' for at in alarms)
     rows = "".join(
-        f'<tr><th scope="row">{shown(name)}</th><td>{shown(how)}</td><td class="n">{one["lesions"]:,}</td>'
+        f'<tr><th scope="row">{shown(name)}</th><td class="word">{shown(how)}</td><td class="n">{one["lesions"]:,}</td>'
         f'<td class="n">{short(one["score"])}</td>'
-        + "".join(f'<td class="n">{short(one["sensitivity"][at])}</td>' for at in alarms)
+        + "".join(f'<td class="n">{one["sensitivity"][at][0]:.2f}</td>' for at in alarms)
         + "</tr>"
         for name, how, one in found
     )
@@ -139,8 +141,8 @@ def _places(told: Mapping[str, Any]) -> str:
         for name, how, one in found
     )  # fmt: skip
     return f"""<section id="places"><h2>Lesions found and false alarms (FROC)</h2><p class="soft">{shown(found[0][2]["is"])}
-The score is the mean share of lesions found at the false alarms an image named above the columns.</p><table><thead><tr>
-<th scope="col">label</th><th scope="col">by</th><th scope="col" class="n">lesions</th>
+The score is the mean share of lesions found at the false alarms an image named above the columns.</p>
+<table class="points"><thead><tr><th scope="col">label</th><th scope="col">by</th><th scope="col" class="n">lesions</th>
 <th scope="col" class="n">score</th>{head}</tr></thead><tbody>{rows}</tbody></table>
 <div class="plots places">{drawn}</div></section>"""
 

@@ -15,6 +15,8 @@ from medvit.writers.evaluation_page import number, whole_page
 from medvit.writers.page import plain, shown
 
 SIDE = 256  # pixels of a small picture's longer side
+LINE = 3  # pixels that an outline is wide there
+LEAST = 24  # pixels of the source that are shown at least
 TRUE, FOUND = (86, 180, 233), (230, 159, 0)  # Okabe and Ito: sky blue and orange
 WORDS = {"dice": "Dice", "nsd": "Surface Dice (NSD)"}
 
@@ -32,17 +34,28 @@ def mask_page(told: Mapping[str, Any], pictures: Mapping[tuple[str, str], str]) 
 
 
 def outlined(planes: NDArray[np.uint8], true: NDArray[np.bool_], found: NDArray[np.bool_]) -> str:
-    """A slice (C, H, W) of 0 to 255 with the outlines of the true and the found mask (H, W), as a small ``data:`` URI."""
-    size = np.array(true.shape)
+    """The part of a slice (C, H, W) of 0 to 255 around a true and a found mask (H, W), outlined, as a ``data:`` URI."""
+    part = _around(true | found)
+    seen = np.broadcast_to(planes, (3, *planes.shape[1:]))[:, *part].transpose(1, 2, 0)
+    size = np.array(seen.shape[:2])
     rows, columns = (max(1, round(side)) for side in size * SIDE / size.max())
-    picture = Pillow.fromarray(np.ascontiguousarray(np.broadcast_to(planes, (3, *planes.shape[1:])).transpose(1, 2, 0)))
-    pixels = np.array(picture.resize((columns, rows), Pillow.Resampling.BILINEAR))
+    pixels = np.array(Pillow.fromarray(np.ascontiguousarray(seen)).resize((columns, rows), Pillow.Resampling.BILINEAR))
     for mask, colour in ((true, TRUE), (found, FOUND)):
-        large = np.asarray(Pillow.fromarray(mask).resize((columns, rows), Pillow.Resampling.NEAREST))
-        pixels[large & ~binary_erosion(large, border_value=1)] = colour
+        large = np.asarray(Pillow.fromarray(mask[part]).resize((columns, rows), Pillow.Resampling.NEAREST))
+        pixels[large & ~binary_erosion(large, iterations=LINE, border_value=1)] = colour
     small = BytesIO()
-    Pillow.fromarray(pixels).save(small, "JPEG", quality=90)
+    Pillow.fromarray(pixels).save(small, "JPEG", quality=90, subsampling=0)
     return f"data:image/jpeg;base64,{b64encode(small.getvalue()).decode()}"
+
+
+def _around(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
+    """Rows and columns of a square around a mask, half as much again on each side, as far as the image reaches."""
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    if not len(rows):
+        return slice(None), slice(None)
+    side = max(2 * max(np.ptp(rows) + 1, np.ptp(columns) + 1), LEAST)
+    first = [max(0, int((each[0] + each[-1] + 1 - side) // 2)) for each in (rows, columns)]
+    return slice(first[0], first[0] + int(side)), slice(first[1], first[1] + int(side))
 
 
 def _overview(told: Mapping[str, Any]) -> str:

@@ -3,7 +3,8 @@
     nice -n 19 python tests/benchmarks/coverage.py [--repeats 500] [--patients 150]
 
 Cases of a patient share part of their score, so that drawing cases would be too sure. The truth of every measure comes from a
-population of two million cases. The last line is the time of 10,000 cases x 14 labels x 1,000 draws.
+population of two million cases. The calibration error is looked at in more worlds: calibrated, too sure (twice) and too high
+probabilities, where its percentiles miss. The last line is the time of 10,000 cases x 14 labels x 1,000 draws.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import time
 
 import numpy as np
 
+from medvit.evaluate.bootstrap import draws, numbered
 from medvit.evaluate.measures import Label, with_intervals
 
 CUT = {"here": 0.35}
@@ -26,6 +28,42 @@ def cases(rng: np.random.Generator, patients: int) -> tuple[np.ndarray, np.ndarr
     shared = rng.normal(size=patients)[who] * SHARED**0.5
     logit = 1.4 * y + shared + rng.normal(size=len(who)) * (1 - SHARED) ** 0.5 - 1.3
     return 1 / (1 + np.exp(-logit)), y, who
+
+
+# How the truth differs from what is said: the logit's factor and shift.
+WORLDS = {"calibrated": (1.0, 0.0), "too sure": (0.6, 0.0), "far too sure": (0.35, 0.0), "too high": (1.0, -0.5)}
+
+
+def said(
+    rng: np.random.Generator, patients: int, factor: float, shift: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Probabilities, truth and patient of cases whose true logit is ``factor`` times the one that is said, and a shift."""
+    who = np.repeat(np.arange(patients), rng.integers(1, CASES + 1, patients))
+    logit = 0.7 * rng.normal(size=patients)[who] + 0.7 * rng.normal(size=len(who)) - 1
+    true = 1 / (1 + np.exp(-(factor * logit + shift)))
+    return 1 / (1 + np.exp(-logit)), (rng.random(len(who)) < true).astype(float), who
+
+
+def calibration(repeats: int, patients: int, count: int) -> None:
+    """How often the interval of the calibration error holds the truth, beside percentiles."""
+    for name, (factor, shift) in WORLDS.items():
+        rng = np.random.default_rng(0)
+        p, y, _ = said(rng, 500_000, factor, shift)
+        truth = (
+            float(Label(p, y, {}).measures(np.ones((len(p), 1), np.float32))["ece"][0]) if name != "calibrated" else 0.0
+        )
+        held, plain, shown = 0, 0, []
+        for turn in range(repeats):
+            p, y, who = said(rng, patients, factor, shift)
+            label, groups = Label(p, y, {}), [f"p{each}" for each in who]
+            told = with_intervals(p[:, None], y[:, None], ["a"], {}, groups, count, turn)["a"]["ece"]
+            drawn = np.concatenate([label.measures(w)["ece"] for w in draws(numbered(groups), count, turn)])
+            held += told.low <= truth <= told.high
+            low, high = np.quantile(drawn, [0.025, 0.975])
+            plain += low <= truth <= high
+            shown.append(told.value)
+        print(f"  ece where probabilities are {name:14} {held / repeats:.3f}   (truth {truth:.3f}, seen on "
+              f"average {np.mean(shown):.3f}; percentiles {plain / repeats:.3f})", flush=True)  # fmt: skip
 
 
 def main() -> None:
@@ -57,6 +95,7 @@ def main() -> None:
     for name, count in held.items():
         print(f"  {name:24} {count / asked.repeats:.3f}   (truth {truth[name]:.3f})")
     print(f"  auroc, drawing cases instead of patients: {naive / asked.repeats:.3f}")
+    calibration(asked.repeats, asked.patients, asked.draws)
     n, labels = 10_000, 14
     y = (rng.random((n, labels)) < 0.08).astype(float)
     p = 1 / (1 + np.exp(-(rng.normal(size=(n, labels)) + 1.2 * y - 2)))

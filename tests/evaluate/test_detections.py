@@ -75,7 +75,9 @@ def test_films_are_scored_in_source_pixels_and_films_that_nobody_boxed_do_not_co
         places.take(case, Result(case, (Finding(LABEL, 0.7),), heatmaps=(heat,)))
     told = places.told(20)["tumour"]["m"]
     assert (told["images"], told["lesions"], told["false_alarms"]) == (2, 1, 1)
-    assert told["sensitivity"]["0.25"][0] == pytest.approx(0.5)  # at half an alarm an image the box and the false one come together
+    assert told["sensitivity"]["0.25"][0] == pytest.approx(
+        0.5
+    )  # at half an alarm an image the box and the false one come together
 
 
 @pytest.fixture(params=["xml", "geojson", "geojson.gz", "png"])
@@ -98,7 +100,9 @@ def outlines(request, tmp_path):
         rings = [[*ring, ring[0]] for ring in (outer, inner)]
         tree = {"type": "FeatureCollection", "features": [
             {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": rings}, "properties": {}}]}  # fmt: skip
-        path.write_bytes(gzip.compress(json.dumps(tree).encode()) if path.suffix == ".gz" else json.dumps(tree).encode())
+        path.write_bytes(
+            gzip.compress(json.dumps(tree).encode()) if path.suffix == ".gz" else json.dumps(tree).encode()
+        )
     return path
 
 

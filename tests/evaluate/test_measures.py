@@ -106,6 +106,33 @@ def test_an_interval_leaves_draws_out_in_which_nothing_is_defined() -> None:
     assert all(map(math.isnan, interval(NAN, np.ones(3))))
 
 
+def test_the_interval_of_the_calibration_error_holds_no_error_where_there_is_none() -> None:
+    held, plain = 0, 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        p = rng.beta(1, 3, 200)
+        y = (rng.random(200) < p).astype(float)
+        told = with_intervals(p[:, None], y[:, None], ["a"], {}, [""] * 200, 200)
+        label = Label(p, y)
+        drawn = np.concatenate([label.measures(w)["ece"] for w in draws(numbered([""] * 200), 200)])
+        held += told["a"]["ece"].low == 0
+        plain += np.quantile(drawn, 0.025) <= 0
+        assert told["mean"]["ece"] == told["a"]["ece"]
+    assert held >= 36 and plain == 0
+
+
+def test_the_interval_of_a_sum_of_absolute_values_holds_a_truth_far_from_nought_like_a_plain_one() -> None:
+    rng = np.random.default_rng(0)
+    parts = np.array([0.3, -0.2])
+    chance = rng.normal(0, 0.01, (2, 4000))
+    told = absolute_sum(parts, parts[:, None] + chance, 0.95)
+    assert told.value == 0.5
+    assert (told.low, told.high) == pytest.approx((0.5 - 1.96 * 0.01414, 0.5 + 1.96 * 0.01414), abs=2e-3)
+    near = absolute_sum(np.array([0.005, -0.003]), np.array([[0.005], [-0.003]]) + chance)
+    assert near.low == 0 and near.high < 0.03
+    assert all(map(math.isnan, absolute_sum(parts, np.full((2, 5), NAN))[1:]))
+
+
 def test_the_difference_of_two_answers_is_drawn_together() -> None:
     p, y = random_cases(7, n=200)
     worse = np.where(np.arange(200) % 3, p, 1 - p)
