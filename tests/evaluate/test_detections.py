@@ -77,7 +77,7 @@ def test_films_are_scored_in_source_pixels_and_films_that_nobody_boxed_do_not_co
     assert (told["images"], told["lesions"], told["false_alarms"]) == (2, 1, 1)
     assert told["sensitivity"]["0.25"][0] == pytest.approx(
         0.5
-    )  # at half an alarm an image the box and the false one come together
+    )  # box and false alarm score alike
 
 
 @pytest.fixture(params=["xml", "geojson", "geojson.gz", "png"])
