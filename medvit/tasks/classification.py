@@ -7,8 +7,7 @@ from torch import Tensor
 
 from medvit.codes import Label
 from medvit.data.batch import Batch
-from medvit.explain.attention import GRADIENT_ATTENTION
-from medvit.explain.vit_methods import VIT_METHODS
+from medvit.explain.vit_methods import LRP, VIT_METHODS
 from medvit.nets.vit import ViT
 from medvit.optim import layer_decay_groups, scaled_lr
 from medvit.result import Finding, Heatmap, Result
@@ -30,7 +29,7 @@ class Classification(ImageFindings):
         warmup_epochs: Epochs of linear warm-up.
     """
 
-    explainer: ClassVar[str] = GRADIENT_ATTENTION  # how heat maps are made, one of `VIT_METHODS`
+    explainer: ClassVar[str] = LRP  # how heat maps are made, one of `VIT_METHODS`: what won on the generated films
     net: ViT
 
     def __init__(

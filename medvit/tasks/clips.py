@@ -8,8 +8,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from medvit.codes import Label
 from medvit.data.batch import Batch
-from medvit.explain.attention import GRADIENT_ATTENTION, clip_attention
-from medvit.explain.cam import GRAD_CAM, grad_cam
+from medvit.explain.subjects import GRADIENT_INPUT, subject_of
+from medvit.explain.vit_methods import LRP
 from medvit.nets.clip3d import ClipNet
 from medvit.nets.video_vit import VideoViT
 from medvit.optim import layer_decay_groups
@@ -17,6 +17,7 @@ from medvit.result import Finding, Heatmap, Result
 from medvit.tasks.findings import ImageFindings
 
 Schedule = Literal["constant", "plateau", "cosine"]
+OF_3D_NETWORKS, OF_TRANSFORMERS = GRADIENT_INPUT, LRP  # how maps are made: see CONFORMANCE.md for what each is worth
 PLATEAU, PATIENCE = 0.1, 10  # ERDES: factor of the learning rate after so many epochs without a lower validation loss
 
 
@@ -90,16 +91,15 @@ class ClipFindings(ImageFindings):
             )  # fmt: skip
         return results
 
+    def explainer(self, index: int) -> str:
+        """The method of a label's maps: the one that `medvit explain --score` recommends on the generated clips."""
+        return OF_TRANSFORMERS if isinstance(self.part(index)[0], VideoViT) else OF_3D_NETWORKS
+
     def _map(self, x: Tensor, index: int, fit: Any) -> Heatmap:
         net, place = self.part(index)
-        classes = torch.tensor([place], device=x.device)
-        if isinstance(net, VideoViT):
-            values, method = clip_attention(net, x, classes), GRADIENT_ATTENTION
-        elif isinstance(net, ClipNet):
-            values, method = grad_cam(net, x, classes), GRAD_CAM
-        else:
-            raise TypeError(f"no maps of a {type(net).__name__}")
-        return Heatmap(self.answered()[index], values[0].float().cpu().numpy(), fit, method)
+        method = self.explainer(index)
+        values = subject_of(net).methods[method](x, place)
+        return Heatmap(self.answered()[index], values.float().cpu().numpy(), fit, method)
 
     def configure_optimizers(self) -> Any:
         """AdamW or Adam; layer-wise decay for a video ViT."""

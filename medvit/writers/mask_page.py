@@ -53,9 +53,10 @@ def _around(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
     rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
     if not len(rows):
         return slice(None), slice(None)
-    side = max(2 * max(np.ptp(rows) + 1, np.ptp(columns) + 1), LEAST)
-    first = [max(0, int((each[0] + each[-1] + 1 - side) // 2)) for each in (rows, columns)]
-    return slice(first[0], first[0] + int(side)), slice(first[1], first[1] + int(side))
+    ends = [(int(each[0]), int(each[-1]) + 1) for each in (rows, columns)]
+    side = max(2 * max(last - first for first, last in ends), LEAST)
+    top, left = (max(0, (first + last - side) // 2) for first, last in ends)
+    return slice(top, top + side), slice(left, left + side)
 
 
 def _overview(told: Mapping[str, Any]) -> str:

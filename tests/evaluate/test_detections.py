@@ -75,9 +75,7 @@ def test_films_are_scored_in_source_pixels_and_films_that_nobody_boxed_do_not_co
         places.take(case, Result(case, (Finding(LABEL, 0.7),), heatmaps=(heat,)))
     told = places.told(20)["tumour"]["m"]
     assert (told["images"], told["lesions"], told["false_alarms"]) == (2, 1, 1)
-    assert told["sensitivity"]["0.25"][0] == pytest.approx(
-        0.5
-    )  # box and false alarm score alike
+    assert told["sensitivity"]["0.25"][0] == pytest.approx(0.5)  # box and false alarm score alike
 
 
 @pytest.fixture(params=["xml", "geojson", "geojson.gz", "png"])

@@ -14,6 +14,7 @@ from medvit.data.batch import Batch
 from medvit.data.clip_tables import CLASSES, DETACHMENT, MACULA, OLDER_CLASSES, TASKS, VITREOUS, read_clips
 from medvit.data.clips import clip_sample, random_look, resampled, shrunk, square
 from medvit.errors import MedvitError
+from medvit.explain.subjects import subject_of
 from medvit.image import Image
 from medvit.result import Finding
 from medvit.systems.erdes import ERDES, ERDESCascade, VideoMAEPretraining
@@ -109,8 +110,10 @@ def test_positive_findings_have_maps_in_space_and_time(net: str) -> None:
         (result,) = system.predict_step(Batch([sample]))
     (heat,) = result.heatmaps
     assert heat.values.ndim == 3 and heat.values.min() >= 0
-    assert heat.values.shape == ((4, 4, 4) if net == "video_vit" else (4, 8, 8))
-    assert heat.method in ("grad-cam", "gradient x attention")
+    assert heat.values.shape == ((4, 4, 4) if net == "video_vit" else (4, 6, 6))
+    assert heat.method == ("attention lrp" if net == "video_vit" else "gradient x input")
+    expected = subject_of(system.net).methods[heat.method](sample.x[None], 0)  # what `explain --score` measures
+    np.testing.assert_allclose(heat.values, expected.numpy(), rtol=1e-3, atol=1e-6)
     system.explains = False
     with torch.inference_mode():
         assert system.predict_step(Batch([sample]))[0].heatmaps == ()
