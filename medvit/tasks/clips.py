@@ -8,8 +8,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from medvit.codes import Label
 from medvit.data.batch import Batch
+from medvit.explain.attention import GRADIENT_ATTENTION
 from medvit.explain.subjects import GRADIENT_INPUT, subject_of
-from medvit.explain.vit_methods import LRP
 from medvit.nets.clip3d import ClipNet
 from medvit.nets.video_vit import VideoViT
 from medvit.optim import layer_decay_groups
@@ -17,7 +17,7 @@ from medvit.result import Finding, Heatmap, Result
 from medvit.tasks.findings import ImageFindings
 
 Schedule = Literal["constant", "plateau", "cosine"]
-OF_3D_NETWORKS, OF_TRANSFORMERS = GRADIENT_INPUT, LRP  # how maps are made: see CONFORMANCE.md for what each is worth
+OF_3D_NETWORKS, OF_TRANSFORMERS = GRADIENT_INPUT, GRADIENT_ATTENTION  # how maps are made: see CONFORMANCE.md
 PLATEAU, PATIENCE = 0.1, 10  # ERDES: factor of the learning rate after so many epochs without a lower validation loss
 
 

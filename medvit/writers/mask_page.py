@@ -12,7 +12,7 @@ from scipy.ndimage import binary_erosion
 
 from medvit.writers import charts
 from medvit.writers.evaluation_page import number, whole_page
-from medvit.writers.page import plain, shown
+from medvit.writers.markup import plain, shown
 
 SIDE = 256  # pixels of a small picture's longer side
 LINE = 3  # pixels that an outline is wide there

@@ -111,7 +111,7 @@ def test_positive_findings_have_maps_in_space_and_time(net: str) -> None:
     (heat,) = result.heatmaps
     assert heat.values.ndim == 3 and heat.values.min() >= 0
     assert heat.values.shape == ((4, 4, 4) if net == "video_vit" else (4, 6, 6))
-    assert heat.method == ("attention lrp" if net == "video_vit" else "gradient x input")
+    assert heat.method == ("gradient x attention" if net == "video_vit" else "gradient x input")
     expected = subject_of(system.net).methods[heat.method](sample.x[None], 0)  # what `explain --score` measures
     np.testing.assert_allclose(heat.values, expected.numpy(), rtol=1e-3, atol=1e-6)
     system.explains = False
