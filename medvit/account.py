@@ -136,6 +136,12 @@ def begin(out: Path, settings: dict[str, Any], inputs: Sequence[Path], options: 
     return run
 
 
+def note_found(out: Path, run: dict[str, Any], found: int) -> None:
+    """Say in ``run.json`` how many inputs there are, so that whoever watches the run knows how far it is."""
+    run["inputs_found"] = found
+    write_text(out / "run.json", json.dumps(run, indent=2) + "\n")
+
+
 def _now() -> datetime:
     """The time that a run's objects carry: now, or what SOURCE_DATE_EPOCH says, so that a rerun repeats their bytes."""
     fixed = os.environ.get("SOURCE_DATE_EPOCH", "")

@@ -301,6 +301,10 @@ def _add_review(verbs: Any) -> None:
     verb.add_argument("--login", type=Path, metavar="FILE", help="a TOML file that says how people log in (OIDC)")
     verb.add_argument("--workers", type=int, default=2, help="guarded processes that open pictures (2)")
     verb.add_argument("--segment", type=Path, metavar="CHECKPOINT", help="of DBSAM: outlines what is in a reader's box")
+    verb.add_argument(
+        "--evaluation", action="append", default=[], type=Path, metavar="FILE",
+        help="a report of medvit evaluate, for the analysis page (one beside OUT)",
+    )  # fmt: skip
     verb.add_argument("--verify", action="store_true", help="check the log of decisions and end")
     verb.add_argument("--head", default="", metavar="COUNT:HASH", help="what the log must hold, as an export said")
     verb.add_argument("--export", type=Path, metavar="FOLDER", help="write decisions (CSV, JSON) and masks, and end")
@@ -330,6 +334,7 @@ def review(options: argparse.Namespace) -> int:
         options.workers,
         str(options.segment.resolve()) if options.segment else "",
         serve.digest_of(options.segment) if options.segment else "",
+        tuple(str(file.resolve()) for file in options.evaluation),
     )
     serve.start(settings, words(options.reviewers), options.address, options.port, options.login)
     return DONE

@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any
 
 from medvit import __version__
-from medvit.account import Options, begin, close, refuse_small_disk, settings_of
+from medvit.account import Options, begin, close, note_found, refuse_small_disk, settings_of
 from medvit.atomic import locked
 from medvit.case import digest
 from medvit.discover import Found, discover
@@ -85,6 +85,7 @@ def predict(
                     )
                 )
                 refuse_small_disk(out, found, options.write)
+                note_found(out, told, len(found))
                 pipeline = Pipeline(system, pool, options.device, options.precision, stop)
                 _run(pipeline, found, journal, options)
             finally:

@@ -224,7 +224,7 @@ def test_a_file_is_found_by_its_record_and_no_other_is_taken_for_it(out, tmp_pat
     moved.parent.mkdir(parents=True)
     moved.write_bytes(found.read_bytes())
     assert locate(row, [tmp_path / "elsewhere"]) is None  # the same name somewhere else is not the same file
-    assert locate(row._replace(source="films.zip!/00.dcm"), [tmp_path]) is None
+    assert locate(row._replace(source="films.zip!/00.dcm"), [tmp_path]) is None  # see test_review_zips.py
 
 
 def test_another_film_in_the_place_of_a_case_is_not_shown(out, tmp_path):

@@ -19,6 +19,8 @@ from medvit.errors import MedvitError
 if TYPE_CHECKING:
     from apps.review.shell import Visit
 
+DISPUTES = 8  # different readings that are listed
+
 Said = Mapping[str, Mapping[str, str]]  # case to reviewer to reading, of one finding
 
 
@@ -132,7 +134,20 @@ def _disputes(visit: "Visit", run: Run, board: Board, said: Mapping[str, Said]) 
                     (case, shown(finding), ", ".join(f"{count} {reading}" for reading, count in counted.most_common()))
                 )
     st.html(heading("Different readings", "Of the cases that you decided about." if not visit.person.is_admin else ""))
-    st.html(table(("case", "finding", "readings"), sorted(rows)[:12]) if rows else heading("", "None."))
+    st.html(table(("case", "finding", "readings"), sorted(rows)[:DISPUTES]) if rows else heading("", "None."))
+    if rows:
+        _open(run, sorted({case for case, _, _ in rows}), len(rows))
+
+
+def _open(run: Run, cases: list[str], count: int) -> None:
+    """The way to a case about which readers differ."""
+    from apps.review.shell import go
+
+    more = f" of {count} readings, {DISPUTES} shown" if count > DISPUTES else ""
+    columns = st.columns([3, 1], vertical_alignment="bottom")
+    case = columns[0].selectbox(f"Look at one of {len(cases)} cases{more}", cases, key="disputed")
+    columns[1].button("Open it", key="open_disputed", on_click=go, width="stretch",
+                      kwargs={"view": "case", "run": run.key, "case": str(case)})  # fmt: skip
 
 
 def _out(visit: "Visit", run: Run, board: Board) -> None:
@@ -165,7 +180,7 @@ def _out(visit: "Visit", run: Run, board: Board) -> None:
             key="json",
         )
     mine = [case for case, people in board.counts().items() if people.get(visit.person.name)]
-    columns[2].button(
+    columns[2 if visit.person.is_admin else 0].button(
         f"Sign the reports of my {len(mine)} cases",
         key="sign",
         on_click=_signed,

@@ -1,21 +1,25 @@
-"""What the run found against what its readers decided, and where the AI looked."""
+"""The evaluation report against what the run's readers decided, and where the AI looked."""
 
 import json
-from collections import Counter, defaultdict
-from typing import TYPE_CHECKING, NamedTuple
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from apps.review.agreement_page import by_finding, choose_run
+from apps.review.agreement_page import choose_run
+from apps.review.comparison import Against, against, apart, calibration, readings
 from apps.review.decide import shown
-from apps.review.kappa import wilson
+from apps.review.evaluated import Heads, Report, report_of
 from apps.review.readings import Board
-from apps.review.runs import NONE, Run
+from apps.review.runs import Run
 from apps.review.tables import heading, interval, share, table
 from medvit.codes import file_name
+from medvit.writers import charts
 from medvit.writers.heat import INFERNO
 
 if TYPE_CHECKING:
@@ -23,70 +27,10 @@ if TYPE_CHECKING:
 
 MAPS = 200  # of a finding that a mean map is made of
 GRID = 28  # rows and columns of a mean map
-BINS = 5
 FOCUS = 0.1  # of the map: the share of relevance that its highest tenth holds
-
-
-class Against(NamedTuple):
-    """A finding: how often AI and readers say it, and how often they agree. Readers' majority; ties are left out."""
-
-    finding: str
-    decided: int
-    both: int
-    ai_only: int
-    readers_only: int
-    neither: int
-    unclear: int
-
-
-def majority(readings: list[str]) -> str:
-    """What most readers say: present or absent; "" where they are undecided or balanced."""
-    counted = Counter(readings)
-    return "" if counted["present"] == counted["absent"] else max(("present", "absent"), key=counted.__getitem__)
-
-
-def against(run: Run, board: Board) -> list[Against]:
-    """Every finding that was decided about."""
-    told = []
-    for finding, cases in sorted(by_finding(board).items()):
-        counted: Counter[tuple[bool, str]] = Counter()
-        for case, people in cases.items():
-            said = run.rows[case].finding(finding) if case in run.rows else None
-            if said and finding != NONE:
-                counted[said.positive, majority(list(people.values()))] += 1
-        if counted:
-            told.append(
-                Against(
-                    finding,
-                    sum(counted.values()),
-                    counted[True, "present"],
-                    counted[True, "absent"],
-                    counted[False, "present"],
-                    counted[False, "absent"],
-                    counted[True, ""] + counted[False, ""],
-                )
-            )
-    return told
-
-
-def calibration(run: Run, board: Board) -> list[tuple[str, int, float, float]]:
-    """Range of probability, decided findings, their mean probability, and the share that readers hold for present."""
-    bins: dict[int, list[tuple[float, bool]]] = defaultdict(list)
-    for finding, cases in by_finding(board).items():
-        for case, people in cases.items():
-            said = run.rows[case].finding(finding) if case in run.rows and finding != NONE else None
-            most = majority(list(people.values()))
-            if said and most:
-                bins[min(int(said.probability * BINS), BINS - 1)].append((said.probability, most == "present"))
-    return [
-        (
-            f"{place / BINS:.1f} to {(place + 1) / BINS:.1f}",
-            len(held),
-            sum(p for p, _ in held) / len(held),
-            sum(is_there for _, is_there in held) / len(held),
-        )
-        for place, held in sorted(bins.items())
-    ]
+# The looks of the drawings on a dark page; they are shown as pictures, which know no colours of the page.
+LOOKS = """<style>path.frame { fill: none; stroke: #39424a; } rect.cell, circle.dot { fill: #56b4e9; }
+text { font: 9px sans-serif; fill: #96a1a9; }</style>"""
 
 
 def mean_map(run: Run, cases: list[str], finding: str) -> tuple[NDArray[np.float64], float, int] | None:
@@ -122,61 +66,112 @@ def show(visit: "Visit") -> None:
     if visit.settings.blind and not visit.person.is_admin:
         st.info("Readers who decide first see this page when the reading is over. Ask whoever started the app.")
         return
-    found = against(run, board)
-    left, right = st.columns([3, 2], gap="medium")
+    told = readings(run, board)
+    found = against(run, told)
+    report, missing = report_of(run, [Path(file) for file in visit.settings.evaluations])
+    left, right = st.columns([3, 1], gap="medium")
     with left:
-        st.html(
-            heading(
-                "AI against its readers",
-                "Of the findings that were decided about; most readers count, ties and doubt are "
-                "left aside. Not an evaluation: the readers saw what the AI said, unless they read blind.",
-            )
-        )
-        if found:
-            columns = (
-                "finding",
-                "decided#",
-                "both#",
-                "AI only#",
-                "reader only#",
-                "neither#",
-                "unclear#",
-                "confirmed (95 %)#",
-            )
-            st.html(
-                table(
-                    columns,
-                    [
-                        (
-                            shown(one.finding),
-                            one.decided,
-                            one.both,
-                            one.ai_only,
-                            one.readers_only,
-                            one.neither,
-                            one.unclear,
-                            interval(*wilson(one.both, one.both + one.ai_only)),
-                        )
-                        for one in found
-                    ],
-                )
-            )
-        else:
-            st.info("Nothing has been decided yet. Open a case from the worklist and press A, X or U.")
-        _evaluation(run)
+        _readers(found)
     with right:
-        st.html(heading("Probability against readers", "Of what was decided: what share readers hold for present."))
-        rows = [(said, count, f"{mean:.2f}", share(there)) for said, count, mean, there in calibration(run, board)]
+        st.html(heading("Probability against readers", "What share of each range readers hold for present."))
+        rows = [(said, count, f"{mean:.2f}", share(there)) for said, count, mean, there in calibration(run, told)]
         st.html(table(("probability", "findings#", "mean#", "present#"), rows) if rows else heading("", "Nothing yet."))
+    _evaluation(run, found, report, missing)
     _attention(run, board, [one.finding for one in found])
+    if report and report.heads:
+        _heads(report.heads)
 
 
-def _evaluation(run: Run) -> None:
-    """What was measured when the system was made; it is another population."""
-    told = {name: value for name, value in run.about.metrics.items() if "auroc" in name}
-    if told:
-        st.html(heading("On validation data, when it was trained"))
-        st.html(table(("measure", "value#"), [(shown(name), f"{value:.3f}") for name, value in sorted(told.items())]))
+def _readers(found: Sequence[Against]) -> None:
+    """How often AI and readers say each finding, and how far they agree."""
+    decided, blind = sum(one.decided for one in found), sum(one.blind for one in found)
+    st.html(
+        heading(
+            "AI against its readers",
+            f"{decided} findings decided, {blind} of them before the reader saw the AI's answer. Most readers count; ties "
+            "and doubt are unclear. Whoever saw the answer leans towards it: kappa is too high where little was read blind.",
+        )
+    )
+    if not found:
+        st.info("Nothing has been decided yet. Open a case from the worklist and press A, X or U.")
+        return
+    columns = ("finding", "decided#", "blind#", "both#", "AI only#", "reader only#", "neither#", "unclear#",
+               "AI confirmed (95 %)#", "kappa AI and readers (95 %)#")  # fmt: skip
+    rows = [
+        (shown(one.finding), one.decided, one.blind, one.both, one.ai_only, one.readers_only, one.neither, one.unclear,
+         interval(*one.confirmed), interval(one.kappa.value, one.kappa.low, one.kappa.high))
+        for one in found
+    ]  # fmt: skip
+    st.html(table(columns, rows))
+
+
+def _evaluation(run: Run, found: Sequence[Against], report: Report | None, missing: str) -> None:
+    """What was measured on labelled cases beside what readers say of these; without a report what training said."""
+    if report is None:
+        st.html(heading("Against an evaluation", missing))
+        told = {name: value for name, value in run.about.metrics.items() if "auroc" in name}
+        if told:
+            st.html(heading("On validation data, when it was trained"))
+            rows = [(shown(name).removeprefix("val/"), f"{value:.3f}") for name, value in sorted(told.items())]
+            st.html(table(("measure", "value#"), rows))
+        return
+    st.html(
+        heading(
+            "Evaluation against readers",
+            f"Measured on {report.cases} labelled cases of {report.patients} patients (split {report.split} of {report.table}, "
+            f"{report.evaluated[:10]}), at the thresholds of this run, beside the readers of this run: other cases, so they "
+            "are not one number. Readers who were asked about positive findings alone cannot tell what was missed: their "
+            "sensitivity is then too high. Intervals of shares are Wilson's, which take cases as independent.",
+        )
+    )
+    decided = {one.finding: one for one in found}
+    table_rows = []
+    for label in run.about.labels or tuple(report.labels):
+        threshold = next((said.threshold for row in run.rows.values() if (said := row.finding(label))), float("nan"))
+        measured, one = report.measured(label, threshold), decided.get(label)
+        if measured is None:
+            continue
+        many = f"{measured.positives} of {measured.cases}"
+        theirs = [
+            _beside(one and one.sensitivity, measured.sensitivity),
+            _beside(one and one.specificity, measured.specificity),
+        ]
+        ours = [interval(*each) for each in (measured.auroc, measured.sensitivity, measured.specificity)]
+        table_rows.append((shown(label), many, ours[0], ours[1], theirs[0], ours[2], theirs[1]))
+    columns = ("finding", "positive#", "AUROC (95 %)#", "sensitivity, evaluation#", "sensitivity, readers#",
+               "specificity, evaluation#", "specificity, readers#")  # fmt: skip
+    st.html(
+        table(columns, table_rows) if table_rows else heading("", "The report measures none of this run's findings.")
+    )
+
+
+def _beside(one: tuple[float, float, float] | None, measured: tuple[float, float, float]) -> str:
+    """A share by readers, and whether its interval lies apart from that of the evaluation."""
+    if one is None:
+        return "–"
+    where = apart(one, measured)
+    return interval(*one) + (f" {where}" if where else "")
+
+
+def _heads(heads: Heads) -> None:
+    """What the heads of the network do, as the evaluation drew them."""
+    many = len(heads.distance[0]) if heads.distance else 0
+    distances = [
+        (f"head {place}", [(float(layer), row[place]) for layer, row in enumerate(heads.distance)])
+        for place in range(many)
+    ]
+    figures = (
+        ("Rise of the loss without a head", charts.matrix(heads.importance, "Importance of heads", ("head", "layer"))),
+        ("Distance that a head attends over, as a share of the image",
+         charts.lines(distances, "Attention distance", ("layer", "distance"))),
+        *((f"Pattern of {count} heads, the patch itself at the centre", charts.matrix(plane, "Pattern", ("columns", "rows")))
+          for count, plane in heads.patterns),
+    )  # fmt: skip
+    st.html(heading("What attention does", f"From the evaluation, on {heads.cases} of its cases."))
+    columns = st.columns(6)
+    for place, (title, drawing) in enumerate(figures):
+        picture = drawing.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1).replace(">", f">{LOOKS}", 1)
+        columns[place % 6].image(picture, caption=title, width="stretch")
 
 
 def _attention(run: Run, board: Board, findings: list[str]) -> None:

@@ -2,13 +2,13 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from apps.review import decide
+from apps.review import beside, decide
 from apps.review.decide import shown
+from apps.review.kin import Beside
 from apps.review.readings import WORDS, Decision
 from apps.review.runs import BOX, NONE, Row, Run
 from apps.review.tables import plain
@@ -18,16 +18,15 @@ from apps.review.worklist import Chosen, lines, unlike
 if TYPE_CHECKING:
     from apps.review.shell import Visit
 
-HEIGHT = "calc(100vh - 218px)"
+HEIGHT, HEIGHT_OF_TWO = "calc(100vh - 218px)", "calc(100vh - 250px)"
 AI_KEYS = (("accept", "✓ Accept", "A"), ("reject", "✗ Reject", "X"), ("uncertain", "? Uncertain", "U"))
 BLIND_KEYS = (("present", "Present", "Y"), ("absent", "Absent", "X"), ("uncertain", "? Uncertain", "U"))
 KEYS = {  # of the viewers, which tell them by themselves
-    "film": "I invert · H map · [ ] opacity · 0 fit", "slide": "H attention · [ ] opacity · 0 fit",
+    "film": "I invert · H map · B outlines · [ ] opacity · 0 fit", "slide": "H attention · [ ] opacity · 0 fit",
     "smear": "H attention · [ ] opacity · 0 fit · ↑ ↓ focal plane", "clip": "space plays · ← → frame · H map · [ ] opacity",
     "volume": "↑ ↓ slice · W window · H outlines · E paint (P brush, D eraser, [ ] size, Z undo)",
 }  # fmt: skip
 NOTHING = "nothing"
-BESIDE = 6  # other films of a study that are offered
 
 
 def show(visit: "Visit") -> None:
@@ -42,10 +41,18 @@ def show(visit: "Visit") -> None:
     finding = _chosen(run, row, standing, hidden, own)
     _line(visit, run, row, queue, place, hidden)
     left, right = st.columns([2, 1], gap="small")
-    with left:
-        _picture(visit, run, row, finding, hidden, queue, place)
     with right:
+        panel, below = st.container(), st.columns(2, gap="small")
+    with below[1]:
+        other = beside.choose(visit, run, row) if run.kind(row) == "film" else None
+    with left:
+        _picture(visit, run, row, finding, hidden, queue, place, other)
+    with panel:
         _panel(visit, run, row, finding, standing, hidden, own)
+    with below[0]:
+        _corrected(visit, run, row, finding)
+    with right:
+        _told(board.seconds(row.case, visit.person.name), run.kind(row))
 
 
 def _opened(visit: "Visit", run: Run, row: Row) -> None:
@@ -165,8 +172,9 @@ def spacing(row: Row) -> str:
 
 
 def _picture(
-    visit: "Visit", run: Run, row: Row, finding: str, hidden: bool, queue: list[tuple[str, str]], place: int
-) -> None:
+    visit: "Visit", run: Run, row: Row, finding: str, hidden: bool, queue: list[tuple[str, str]], place: int,
+    other: Beside | None,
+) -> None:  # fmt: skip
     kind = run.kind(row)
     name = "slide" if kind == "smear" else kind
     here = f"{run.key}/{row.case}"
@@ -188,18 +196,15 @@ def _picture(
     if kind == "volume":
         _outlines(visit, run, row, data, own)
         return
-    other = _beside(run, row) if kind == "film" else None
     if other is None:
         viewer(name, f"viewer_{name}", data)
         return
     one, two = st.columns(2, gap="small")
+    data |= {"two": True, "height": HEIGHT_OF_TWO}
     with one:
         viewer(name, f"viewer_{name}", data)
     with two:
-        there = f"{run.key}/{other.case}"
-        beside = {**data, "case": other.case, "film": f"/review/film/{there}", "heat": f"/review/heat/{there}", "next": "",
-                  "side": f"beside: {other.case[:8]}… {side(visit.desk.facts(run.key, other.case))}"}  # fmt: skip
-        viewer(name, "viewer_beside", beside)
+        viewer(name, "viewer_beside", {**data, **beside.shown(visit, run, other), "next": "", "role": "beside"})
 
 
 def _outlines(visit: "Visit", run: Run, row: Row, data: dict[str, Any], before: int) -> None:
@@ -213,29 +218,16 @@ def _outlines(visit: "Visit", run: Run, row: Row, data: dict[str, Any], before: 
         st.rerun()
 
 
-def _beside(run: Run, row: Row) -> Row | None:
-    """Another film of the same study, where the reader wants it beside this one."""
-    study = row.header.get("study_uid", "")
-    same = (one for one in run.rows.values() if study and one.header.get("study_uid") == study and one.case != row.case)
-    others = list(islice(same, BESIDE))
-    if not others:
-        return None
-    names = {f"{place + 1}: {one.case[:8]}…": one for place, one in enumerate(others)}
-    wanted = st.segmented_control("Beside it", list(names), key="beside", label_visibility="collapsed")
-    return names.get(str(wanted)) if wanted else None
-
-
 def _panel(
     visit: "Visit", run: Run, row: Row, finding: str, standing: Mapping[str, Decision], hidden: bool, own: Sequence[str]
 ) -> None:
     """Findings, the keys, and what was written."""
-    board = visit.desk.boards[run.key]
     others = _others(visit, run, row, standing, hidden)
     rows = [
         _finding(visit, run, row, name, standing.get(name), name == finding, hidden, others)
         for name in _names(run, row, hidden, own)
     ]
-    data = {"rows": rows, "blind": hidden, "others": bool(others), "height": "min(330px, calc(100vh - 470px))"}
+    data = {"rows": rows, "blind": hidden, "others": bool(others), "height": "min(330px, calc(100vh - 480px))"}
     result = viewer("findings", "findings", data, on_choose_change=lambda: None)
     if result.choose and result.choose["finding"] != finding:
         st.session_state["chosen"] = result.choose["finding"]
@@ -252,8 +244,7 @@ def _panel(
                       args=(visit, run, row, standing.get(finding), finding, after))  # fmt: skip
     if hidden:
         _reveal(visit, run, row, standing, columns[1], columns[2])
-    _remark(visit, run, row, finding)
-    _told(board.seconds(row.case, visit.person.name), run.kind(row))
+    _note(visit, run, row, finding)
 
 
 def _finding(
@@ -309,28 +300,32 @@ def _shown(visit: "Visit", run: Run, row: Row) -> None:
     decide.write(visit, run, "shown", row.case, "", {"seconds": decide.elapsed(run, row)}, None)
 
 
-def _remark(visit: "Visit", run: Run, row: Row, finding: str) -> None:
-    """A note and a corrected label; kept when the field is left."""
-    board = visit.desk.boards[run.key]
-    before = board.remark(row.case, visit.person.name, finding)
-    place = f"{run.key}_{row.case}_{finding}"
+def _note(visit: "Visit", run: Run, row: Row, finding: str) -> None:
+    """Free text about a finding; kept when the field is left."""
+    before = visit.desk.boards[run.key].remark(row.case, visit.person.name, finding)
+    key = f"note_{run.key}_{row.case}_{finding}"
+
+    def keep() -> None:
+        decide.remark(visit, run, row, finding, str(st.session_state.get(key) or ""), before.corrected)
+
+    st.text_input(
+        "Note (N)", before.note, key=key, on_change=keep, max_chars=2000, placeholder="kept when you leave the field"
+    )
+
+
+def _corrected(visit: "Visit", run: Run, row: Row, finding: str) -> None:
+    """The finding that it should have been; kept when it is chosen."""
+    before = visit.desk.boards[run.key].remark(row.case, visit.person.name, finding)
+    key = f"corrected_{run.key}_{row.case}_{finding}"
     labels = [NOTHING, *(said.label for said in row.said if said.label != finding)]
 
     def keep() -> None:
-        note = str(st.session_state.get(f"note_{place}") or "")
-        corrected = str(st.session_state.get(f"corrected_{place}") or NOTHING)
-        decide.remark(visit, run, row, finding, note, "" if corrected == NOTHING else corrected)
+        chosen = str(st.session_state.get(key) or NOTHING)
+        note = str(st.session_state.get(f"note_{run.key}_{row.case}_{finding}") or before.note)
+        decide.remark(visit, run, row, finding, note, "" if chosen == NOTHING else chosen)
 
-    st.text_input(
-        "Note (N)",
-        before.note,
-        key=f"note_{place}",
-        on_change=keep,
-        max_chars=2000,
-        placeholder="kept when you leave the field",
-    )
     index = labels.index(before.corrected) if before.corrected in labels else 0
-    st.selectbox("It should be", labels, index, key=f"corrected_{place}", on_change=keep, format_func=shown)
+    st.selectbox("It should be", labels, index, key=key, on_change=keep, format_func=shown)
 
 
 def _told(seconds: float, kind: str) -> None:

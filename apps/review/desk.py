@@ -13,10 +13,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from apps.review.kin import Kin
 from apps.review.pictures import duties
 from apps.review.readings import Board
+from apps.review.regions import regions
 from apps.review.runs import BOX, Row, Run, locate
 from apps.review.store import MASKS, Conflict, Store
+from apps.review.unpacked import INSIDE, Unpacked
 from medvit.budgets import MIB
 from medvit.codes import file_name
 from medvit.errors import MedvitError, Rejected
@@ -26,6 +29,7 @@ READ_S = 60  # processor seconds of a call: a series has hundreds of files
 KEPT_BYTES = 384 * MIB  # of pictures that are kept for the next look
 SCALE_FROM = 64  # heat maps of a finding that its common scale is taken from
 DRAWN = re.compile(r"[0-9a-f]{16}_[0-9a-f]{12}\.npz")  # a reader's mask
+FULL = 0.75  # quantile of the highest values of maps that is drawn in full colour, for all cases of a finding
 FAINT = 0.6  # of a map's values below this quantile nothing is shown
 
 
@@ -41,6 +45,7 @@ class Settings(NamedTuple):
         workers: Processes that open pictures; 0 opens them in this one, for tests.
         segment: Checkpoint of a system that outlines what is in a reader's box; "" for none.
         segment_digest: Its SHA-256.
+        evaluations: Reports of `medvit evaluate`; those beside a run are looked for where none is given.
     """
 
     folders: tuple[str, ...]
@@ -51,6 +56,7 @@ class Settings(NamedTuple):
     workers: int = 2
     segment: str = ""
     segment_digest: str = ""
+    evaluations: tuple[str, ...] = ()
 
     def plain(self) -> dict[str, Any]:
         """As Streamlit's secrets take it."""
@@ -81,7 +87,9 @@ class Desk:
         self.runs = {run.key: run for run in runs}
         self.stores = {key: Store(run.folder) for key, run in self.runs.items()}
         self.boards = {key: Board(store).refresh() for key, store in self.stores.items()}
+        self.unpacked = {key: Unpacked(store.folder) for key, store in self.stores.items()}
         self.pool = Pool(settings.workers, duties, limits=LIMITS._replace(cpu_s=READ_S, wall_s=2 * READ_S))
+        self.kin = {key: Kin(run, functools.partial(self._place, run), self.pool) for key, run in self.runs.items()}
         self._outliner: Pool | None = None
         self._kept: dict[tuple[Any, ...], Future[Reply]] = {}
         self._lock = Lock()
@@ -104,18 +112,24 @@ class Desk:
         """The file that a case was answered from.
 
         Raises:
-            Rejected: When it is not there.
+            Unanswered: When it is not there, or lies in a zip that is refused.
         """
-        bases = [Path(base) for base in self.settings.bases] or [Path.cwd(), *run.folder.resolve().parents]
-        found = locate(row, bases)
+        found = self._place(run, row)
+        if found is None and INSIDE in row.source:
+            found = self.unpacked[run.key].path(row, self._bases(run), self.pool)
         if found is None:
-            why = (
-                "lies in a zip; unpack it and answer the folder"
-                if "!/" in row.source
-                else "is not where it was answered"
+            raise Rejected(
+                "missing",
+                "The image is not where it was answered. Start the app with --inputs FOLDER where it lies now.",
             )
-            raise Rejected("missing", f"The image {why}. Start the app with --inputs FOLDER where it lies now.")
         return found
+
+    def _place(self, run: Run, row: Row) -> Path | None:
+        return locate(row, self._bases(run))
+
+    def _bases(self, run: Run) -> list[Path]:
+        """The folders that relative paths of inputs may start from."""
+        return [Path(base) for base in self.settings.bases] or [Path.cwd(), *run.folder.resolve().parents]
 
     def ask(self, duty: str, run: str, case: str, *arguments: Any, urgent: bool = True) -> Future[Reply]:
         """What a worker tells of a case, from memory where somebody looked at it a little while ago."""
@@ -261,7 +275,7 @@ class Desk:
         return told
 
     def _scale(self, run: Run, name: str) -> float:
-        """What is full colour for every case of a finding: the 95th percentile of the highest values of some maps."""
+        """What is full colour for every case of a finding: a quantile of the highest values of some maps."""
         return _scale(str(run.folder), name)
 
     def _forget(self) -> None:
@@ -319,7 +333,7 @@ def _scale(folder: str, name: str) -> float:
                 peaks.append(float(held["values"].max()))
         except (OSError, ValueError, KeyError):
             continue
-    return max(float(np.quantile(peaks, 0.95)), 1e-12) if peaks else 1.0
+    return max(float(np.quantile(peaks, FULL)), 1e-12) if peaks else 1.0
 
 
 def _heat(path: Path, label: str, scale: float) -> dict[str, Any]:
@@ -335,6 +349,8 @@ def _heat(path: Path, label: str, scale: float) -> dict[str, Any]:
             "box": held["box"].tolist(),
             "source": held["source"].tolist(),
         }
+        if values.ndim == 2:
+            told["regions"] = [[round(edge, 1) for edge in one] for one in regions(values, held["box"], held["source"])]
         if "importance" in held.files:
             told["importance"] = held["importance"].round(4).tolist()
     return told

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pydicom.datadict import tag_for_keyword
 
+from apps.review.unpacked import case_of
 from medvit.case import CLIPS, ENHANCED, PICTURES, SLICES, SLIDES, digest
 from medvit.errors import Rejected, Unanswered
 from medvit.readers.survey import survey
@@ -28,7 +29,7 @@ def checked(path: str, case: str) -> dict[str, bytes]:
         Rejected: When it is another one.
     """
     if path.lower().endswith(NOT_DICOM):
-        if digest(os.path.realpath(path)) != case:
+        if case not in (digest(os.path.realpath(path)), case_of(path)):
             raise Rejected(
                 "another_file", "Another file lies in its place. Nothing is shown, so that no case is mixed up."
             )

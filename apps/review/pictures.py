@@ -15,12 +15,15 @@ from PIL import Image as Pillow
 
 from apps.review.files import SHOWN, checked, plain
 from apps.review.handing import hand_out
+from apps.review.kin import kin
 from apps.review.signing import write_verified
+from apps.review.unpacked import member
 from apps.review.volumes import masks, paint, planes, slices
 from medvit.case import Case
 from medvit.errors import Unanswered
 from medvit.guard import Duty, Reply
 from medvit.readers.clip import read_clip
+from medvit.readers.headers import unpack
 from medvit.readers.radiograph import read_radiograph
 from medvit.readers.slide import Slide
 from medvit.writers.source import open_source
@@ -36,7 +39,8 @@ def duties() -> Mapping[str, Duty]:
     """The duties of a worker of the app."""
     return {
         "facts": facts, "film": film, "thumbnail": thumbnail, "slide": slide, "tile": tile, "clip": clip, "slices": slices,
-        "masks": masks, "paint": paint, "hand out": hand_out, "sign": write_verified,
+        "masks": masks, "paint": paint, "hand out": hand_out, "sign": write_verified, "member": member,
+        "unpack": unpack, "kin": kin,
     }  # fmt: skip
 
 

@@ -98,6 +98,7 @@ class About(NamedTuple):
     labels: tuple[str, ...]
     metrics: Mapping[str, float]
     counts: Mapping[str, int]
+    found: int  # inputs; 0 while the run is still looking for them
 
 
 class Run:
@@ -120,13 +121,16 @@ class Run:
         self.key = digest(str(self.folder.resolve()))[:8]
         self._lock = Lock()
         self._place: tuple[int, int] = (0, 0)  # inode and bytes read of the records
+        self._version: tuple[int, int] = (0, 0)  # inode and time of run.json
         self._rows: dict[str, Row] = {}
+        self._done: set[str] = set()
         self.about = self._about()
 
     def refresh(self) -> "Run":
         """Take in the records that were written since; returns itself."""
         path = self.folder / "records.jsonl"
         with self._lock:
+            self._read_about()
             try:
                 found = path.stat()
             except OSError:  # nothing is answered yet
@@ -135,25 +139,40 @@ class Run:
             if found.st_ino == inode and found.st_size == done:
                 return self
             if found.st_ino != inode or found.st_size < done:
-                done, rows = 0, {}
+                done, rows, ended = 0, {}, set()
             else:
-                rows = dict(self._rows)
+                rows, ended = dict(self._rows), set(self._done)
             with path.open("rb") as file:
                 file.seek(done)
                 for line in file:
                     if not line.endswith(b"\n"):
                         break
                     done += len(line)
-                    if row := _row(line):
+                    key, row = _told(line)
+                    ended.add(key)
+                    if row:
                         rows[row.case] = row
-            self._place, self._rows = (found.st_ino, done), rows
-            self.about = self._about()
+            self._place, self._rows, self._done = (found.st_ino, done), rows, ended - {""}
         return self
+
+    def _read_about(self) -> None:
+        """Take in run.json where it was written anew: when the inputs are found, and at the end."""
+        try:
+            found = (self.folder / "run.json").stat()
+        except OSError:
+            return
+        if (found.st_ino, found.st_mtime_ns) != self._version:
+            self.about, self._version = self._about(), (found.st_ino, found.st_mtime_ns)
 
     @property
     def rows(self) -> Mapping[str, Row]:
         """The answered cases by their key; replaced, never changed."""
         return self._rows
+
+    @property
+    def done(self) -> int:
+        """How many inputs have a record, answered or not."""
+        return len(self._done)
 
     def kind(self, row: Row) -> str:
         """How a case is looked at: film, slide, smear, clip or volume."""
@@ -203,20 +222,29 @@ class Run:
                 version=str(told["medvit"]),
                 weights=str(card["sha256"]),
                 started=str(told["started"]),
-                finished="counts" in told,
+                finished="counts" in told and not told["counts"].get("unfinished"),
                 inputs=tuple(str(path) for path in told["inputs"]),
                 labels=tuple(str(name) for name in card.get("labels", ())),
                 metrics={str(name): float(value) for name, value in card.get("metrics", {}).items()},
                 counts={str(name): int(count) for name, count in told.get("counts", {}).items()},
+                found=int(told.get("inputs_found", told.get("counts", {}).get("inputs", 0))),
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise MedvitError(f"{self.folder / 'run.json'} is damaged, so nobody knows what answered here.") from None
 
 
-def _row(line: bytes) -> Row | None:
-    """An answered case of a record; None for an input that got no answer, and for a line that is damaged."""
+def _told(line: bytes) -> tuple[str, Row | None]:
+    """The key of a record's input, "" of a damaged line, and its case where it was answered."""
     try:
         record = json.loads(line)
+        return str(record["key"]), _row(record)
+    except (ValueError, KeyError, TypeError):
+        return "", None
+
+
+def _row(record: Mapping[str, Any]) -> Row | None:
+    """The answered case of a record; None for an input that got no answer, and for a record that is damaged."""
+    try:
         if record["status"] != "ok" or not CASE.fullmatch(record["case"]):
             return None
         said = tuple(
@@ -255,7 +283,7 @@ def _mask(told: Mapping[str, Any]) -> Mask:
 
 
 def locate(row: Row, bases: Sequence[Path]) -> Path | None:
-    """The file that a case was answered from; None where it is not there any more or lies in a zip.
+    """The file that a case was answered from; None where it is not there any more, or lies in a zip.
 
     A record holds the path as it was typed, with parts that name the patient replaced by a digest; its key is a digest of
     the whole path, so that no other file can be taken for it.
@@ -264,28 +292,26 @@ def locate(row: Row, bases: Sequence[Path]) -> Path | None:
         row: The case.
         bases: Folders that a relative path may start from.
     """
-    if "!/" in row.source:
-        return None
     for base in bases:
-        for path in _unmasked(base, Path(row.source).parts):
+        for path in unmasked(base, Path(row.source).parts):
             whole = os.path.abspath(path)  # noqa: PTH100
             if digest(whole) == row.key and path.is_file():
                 return Path(whole)
     return None
 
 
-def _unmasked(base: Path, parts: Sequence[str]) -> Iterator[Path]:
-    """The paths that a path with replaced parts may stand for."""
+def unmasked(base: Path, parts: Sequence[str]) -> Iterator[Path]:
+    """The paths below a folder that a path with replaced parts may stand for."""
     if not parts:
         yield base
         return
     first, *rest = parts
     if not MASKED.fullmatch(first):
-        yield from _unmasked(base / first, rest)
+        yield from unmasked(base / first, rest)
         return
     try:
         names = [entry.name for entry in os.scandir(base) if digest(entry.name) == first[1:]]
     except OSError:
         return
     for name in names:
-        yield from _unmasked(base / name, rest)
+        yield from unmasked(base / name, rest)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import streamlit as st
 
 from apps.review.readings import OPEN, PARTLY, READ, Board, readers, state
-from apps.review.runs import Row, Run
+from apps.review.running import news, progress
+from apps.review.runs import Row, Run, Said
 from apps.review.viewers import viewer
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 PAGE = 50  # cases on a page
 EVERY_S, EVERY_S_RUNNING = 20, 4  # until the list looks for news
+NAMED = 3  # findings of a case beside the strongest
 ANY = "any finding"
 STATES = {"any state": "", "not yet read": "not read", OPEN: OPEN, PARTLY: PARTLY, READ: READ}
 STATE_WORDS = {OPEN: "open", PARTLY: "◐ begun", READ: "✓ read"}
@@ -97,24 +99,25 @@ def _sorted(found: list[Line], chosen: Chosen, blind: bool) -> list[Line]:
 
 def show(visit: "Visit") -> None:
     """The page."""
-    running = any(not run.about.finished for run in visit.desk.runs.values())
-    st.fragment(run_every=EVERY_S_RUNNING if running else EVERY_S)(_list)(visit, running)
+    running = any(progress(run.refresh()).going for run in visit.desk.runs.values())
+    st.fragment(run_every=EVERY_S_RUNNING if running else EVERY_S)(_list)(visit)
 
 
-def _list(visit: "Visit", running: bool) -> None:
+def _list(visit: "Visit") -> None:
     desk, reviewer = visit.desk, visit.person.name
     for key, run in desk.runs.items():
         run.refresh()
         desk.boards[key].refresh()
+    going = news(list(desk.runs.values()))
     chosen = _choose(visit)
     found = lines(desk.runs, desk.boards, chosen, reviewer, visit.settings.blind)
-    _progress(visit, found, running)
+    _progress(found, going)
     pages = max(-(-len(found) // PAGE), 1)
     page = min(int(st.session_state.get("page", 0)), pages - 1)
     part = found[page * PAGE : (page + 1) * PAGE]
     data = {
         "rows": [_shown(visit, line) for line in part],
-        "empty": _empty(visit, running),
+        "empty": _empty(visit, bool(going)),
         "blind": visit.settings.blind,
         "height": "calc(100vh - 232px)",
     }
@@ -156,11 +159,11 @@ def _choose(visit: "Visit") -> Chosen:
     return Chosen(keys, finding, bool(positive), bool(unlike), STATES[how], search or "", sort)
 
 
-def _progress(visit: "Visit", found: Sequence[Line], running: bool) -> None:
+def _progress(found: Sequence[Line], going: str) -> None:
     done = sum(line.state == READ for line in found)
     columns = st.columns([5, 2], vertical_alignment="center")
-    news = " · `predict` is still running, new cases appear here" if running else ""
-    columns[0].progress(done / len(found) if found else 0.0, f"{done} of {len(found)} read by you{news}")
+    text = f"{done} of {len(found)} read by you{f' · {going}' if going else ''}"
+    columns[0].progress(done / len(found) if found else 0.0, text)
     columns[1].button(
         "Open the next unread case", shortcut="J", key="next_unread", on_click=_open_next, width="stretch"
     )
@@ -183,11 +186,11 @@ def _turn(page: int) -> None:
     st.session_state["page"] = page
 
 
-def _empty(visit: "Visit", running: bool) -> str:
+def _empty(visit: "Visit", unfinished: bool) -> str:
     if any(run.rows for run in visit.desk.runs.values()):
         return "No case is left by these filters. Choose any finding and any state to see all."
-    if running:
-        return "No results here yet: `medvit predict` is still reading. This list fills by itself."
+    if unfinished:
+        return "No results here yet: medvit predict is still reading. This list fills by itself."
     return "No case was answered in this run. report.html in its folder says what became of the inputs."
 
 
@@ -197,6 +200,13 @@ def unlike(row: Row) -> str:
         return ""
     value, limit, far = row.distance
     return f"{'unlike' if far else 'like'} the training cases (distance {value:.2f}, far from {limit:.2f})"
+
+
+def _also(row: Row, most: Said) -> str:
+    """The other positive findings with their probabilities, the most probable first."""
+    rest = sorted((said for said in row.positive if said is not most), key=lambda said: -said.probability)
+    named = [f"{said.label.replace('_', ' ')} {said.probability:.2f}" for said in rest[:NAMED]]
+    return ", ".join(named) + (f", {len(rest) - NAMED} more" if len(rest) > NAMED else "")
 
 
 def _shown(visit: "Visit", line: Line) -> dict[str, Any]:
@@ -216,8 +226,8 @@ def _shown(visit: "Visit", line: Line) -> dict[str, Any]:
         far = row.distance
         told |= {
             "finding": most.label.replace("_", " "), "positive": most.positive, "probability": most.probability,
-            "threshold": most.threshold, "more": max(len(row.positive) - 1, 0),
-            "ood": "–" if far is None else "!  unlike" if far.far else "as usual",
+            "threshold": most.threshold, "also": _also(row, most), "far": bool(far and far.far),
+            "ood": "–" if far is None else "! unlike them" if far.far else "like them",
             "ood_said": unlike(row) or "This run did not look whether cases are unlike those that the system learned from.",
         }  # fmt: skip
     return told

@@ -10,7 +10,7 @@ import time
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from errno import EDQUOT, EINVAL, EIO, ENOSPC, EROFS
 from pathlib import Path
@@ -94,6 +94,34 @@ def unpack(archive: Path, folder: Path, so_far: Progress = START) -> tuple[list[
                 found.append(Member(member.filename, str(file), written))
             number += 1
     return found, Progress(number, size, True)
+
+
+def unpack_member(archive: Path, is_wanted: Callable[[str], bool], stem: Path) -> Path:
+    """Unpack one member of a zip, which is judged as a whole as `unpack` judges it.
+
+    Args:
+        archive: The zip.
+        is_wanted: Whether a member of that name is the one.
+        stem: Where to, without the ending by which readers know a file; its folder must be there.
+
+    Returns:
+        The file, which has appeared whole.
+
+    Raises:
+        Rejected: As `unpack` does, and ``missing`` where no member is wanted.
+        Halted: When the disk refuses.
+    """
+    with _opened(archive) as (opened, packed):
+        members = [member for member in opened.infolist() if not member.is_dir()]
+        _judge(members, packed)
+        for member in members:
+            if is_wanted(member.filename) and not stat.S_ISLNK(member.external_attr >> 16):
+                part = stem.with_name(f".{stem.name}.{os.getpid()}.part")
+                _unpack(opened, member, part, _allowed(packed))
+                file = stem.with_name(stem.name + _suffix(member.filename))
+                part.rename(file)
+                return file
+    raise Rejected("missing", "The zip does not hold it any more.")
 
 
 @contextmanager

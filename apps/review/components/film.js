@@ -1,17 +1,20 @@
-// A film: wheel zooms, dragging pans, dragging with the right button sets window and level, I inverts, H shows the map.
+// A film: wheel zooms, dragging pans, dragging with the right button sets window and level, I inverts, H shows the map, B outlines.
+// Of two films side by side keys are for the one under the pointer, else for the case; linked, they share window and level.
 export default (component) => mounted(component, (root) => {
-  const state = { data: {}, opacity: 0.55, heatOn: true, invert: false, centre: 0.5, width: 1, scale: 1, x: 0, y: 0, maps: [] };
+  const state = { data: {}, opacity: 0.55, heatOn: true, boxesOn: true, link: document.medvitLink || false, invert: false, centre: 0.5, width: 1, scale: 1, x: 0, y: 0, maps: [] };
   const stage = element("div", "stage"), canvas = element("canvas"), pen = canvas.getContext("2d");
   const lens = element("div", "said"), about = element("div", "said top right"), measure = element("div", "said right"), message = element("div", "message", "");
   const side = element("div", "said top");
   stage.append(canvas, side, about, lens, measure, message);
   const bar = element("div", "bar"), slider = element("input"); slider.type = "range"; slider.min = 0; slider.max = 100; slider.setAttribute("aria-label", "Opacity of the heat map");
   const heatButton = button("Heat map", "H", () => { state.heatOn = !state.heatOn; draw(); });
-  const invertButton = button("Invert", "I", () => { state.invert = !state.invert; tone(); });
+  const invertButton = button("Invert", "I", () => { state.invert = !state.invert; toned(); });
+  const boxButton = button("Outlines", "B", () => { state.boxesOn = !state.boxesOn; draw(); });
+  const linkButton = button("Link window", "window and level of both films together", () => { document.medvitLink = !state.link; document.dispatchEvent(new CustomEvent("medvit-link")); toned(); });
   const ramp = element("canvas", "ramp"); ramp.width = 74; ramp.height = 9;
   const ink = ramp.getContext("2d"); for (let i = 0; i < 74; i++) { ink.fillStyle = `rgb(${inferno(i / 73)})`; ink.fillRect(i, 0, 1, 9); }
   const method = element("span", "soft", "");
-  bar.append(button("Fit", "0", fit), button("1:1", "a pixel a pixel", () => zoomTo(1)), invertButton, button("Reset window", "as the film was displayed", () => { state.centre = 0.5; state.width = 1; state.invert = false; tone(); }), heatButton, slider, ramp, method);
+  bar.append(button("Fit", "0", fit), button("1:1", "a pixel a pixel", () => zoomTo(1)), invertButton, button("Reset window", "as the film was displayed", () => { state.centre = 0.5; state.width = 1; state.invert = false; toned(); }), heatButton, slider, ramp, boxButton, linkButton, method);
   root.replaceChildren(stage, bar);
   slider.oninput = () => { state.opacity = slider.value / 100; draw(); };
 
@@ -44,15 +47,43 @@ export default (component) => mounted(component, (root) => {
     bare.getContext("2d").putImageData(picture, 0, 0);
     draw();
   }
+  // What the reader did to window and level; the other film follows where they are linked.
+  function toned() {
+    if (state.link) { document.medvitTone = { centre: state.centre, width: state.width, invert: state.invert }; document.dispatchEvent(new CustomEvent("medvit-tone", { detail: root })); }
+    tone();
+  }
+  const follow = (event) => { if (state.link && event.detail !== root && document.medvitTone) { Object.assign(state, document.medvitTone); tone(); } };
+  const linked = () => { state.link = !!document.medvitLink; draw(); };
+  document.addEventListener("medvit-tone", follow); document.addEventListener("medvit-link", linked);
+  // Outlines of the regions that influenced scores: of the finding that is looked at drawn through, of others broken.
+  function outlines(step) {
+    const own = (map) => map.label === state.data.finding, unit = (state.ratio || 1) / state.scale, high = 17 * unit, taken = [];
+    for (const map of [...state.maps].sort((one, other) => own(one) - own(other))) {
+      const boxes = (map.regions || []).map((region) => region.map((edge) => edge / step)), wide = (own(map) ? 2 : 1.2) * unit;
+      pen.setLineDash(own(map) ? [] : [5 * wide, 4 * wide]);
+      for (const [x, y, right, bottom] of boxes) for (const [colour, width] of [["rgba(0,0,0,0.6)", wide * 2], [own(map) ? "#56b4e9" : "#d4dade", wide]]) { pen.strokeStyle = colour; pen.lineWidth = width; pen.strokeRect(x, y, right - x, bottom - y); }
+      if (!boxes.length) continue;
+      const [x, y, , bottom] = boxes[0], said = `AI: ${map.label.replaceAll("_", " ")}`;
+      pen.font = `${12 * unit}px sans-serif`; pen.textBaseline = "top";
+      const long = pen.measureText(said).width + 8 * unit, top = -state.y / state.scale + 26 * unit;
+      const free = (place) => place > top && !taken.some((one) => x < one.x + one.long && one.x < x + long && place < one.y + high && one.y < place + high);
+      const place = [y - high, bottom, y, ...[2, 3, 4].map((n) => bottom + (n - 1) * high)].find(free) ?? y;
+      taken.push({ x, y: place, long });
+      pen.fillStyle = "rgba(8,10,12,0.72)"; pen.fillRect(x, place, long, high);
+      pen.fillStyle = own(map) ? "#8fd0f5" : "#cfd6da"; pen.fillText(said, x + 4 * unit, place + 2 * unit);
+    }
+    pen.setLineDash([]);
+  }
   function chosen() { return state.maps.find((one) => one.label === state.data.finding); }
   function draw() {
     const { film } = state;
     pen.setTransform(1, 0, 0, 1, 0, 0); pen.fillStyle = "#000"; pen.fillRect(0, 0, canvas.width, canvas.height);
-    invertButton.setAttribute("aria-pressed", state.invert); heatButton.setAttribute("aria-pressed", state.heatOn);
+    invertButton.setAttribute("aria-pressed", state.invert); heatButton.setAttribute("aria-pressed", state.heatOn); boxButton.setAttribute("aria-pressed", state.boxesOn); linkButton.setAttribute("aria-pressed", state.link);
+    linkButton.hidden = !state.data.two; boxButton.hidden = !!state.data.hidden; heatButton.hidden = !!state.data.hidden; slider.hidden = ramp.hidden = !!state.data.hidden || state.data.role === "beside";
     slider.value = Math.round(state.opacity * 100);
     if (film) {
       pen.setTransform(state.scale, 0, 0, state.scale, state.x, state.y);
-      pen.imageSmoothingEnabled = state.scale < 3; pen.drawImage(film.bare, 0, 0);
+      pen.imageSmoothingEnabled = state.scale < 8; pen.imageSmoothingQuality = "high"; pen.drawImage(film.bare, 0, 0);
       const map = chosen(), step = film.told.step;
       if (map && state.heatOn) {
         map.picture = map.picture || coloured(map.values, map.shape[0], map.shape[1], map.faint);
@@ -60,15 +91,13 @@ export default (component) => mounted(component, (root) => {
         pen.save(); pen.beginPath(); pen.rect(0, 0, film.width, film.height); pen.clip();
         pen.globalAlpha = state.opacity; pen.imageSmoothingEnabled = true; pen.drawImage(map.picture, left, top, right - left, bottom - top); pen.restore();
       }
-      pen.lineWidth = 2 / state.scale; pen.strokeStyle = "#56b4e9"; pen.setLineDash([6 / state.scale, 4 / state.scale]);
-      for (const box of state.data.boxes || []) pen.strokeRect(box[0] / step, box[1] / step, (box[2] - box[0]) / step, (box[3] - box[1]) / step);
-      pen.setLineDash([]);
+      if (state.boxesOn) outlines(step);
       measured();
     }
     const map = chosen();
-    method.textContent = state.data.hidden ? "the AI's answer is hidden until you have decided" : map ? `regions that influenced this score · ${map.method} · one scale for all cases of a finding` : state.data.finding ? "no map: the finding is below its threshold, or none was written" : "";
+    method.textContent = state.data.hidden ? "the AI's answer is hidden until you have decided" : state.data.role === "beside" ? "" : map ? `regions that influenced this score · ${map.method}${state.boxesOn ? " · outlined: above half of the highest value" : ""} · one scale for all cases of a finding` : state.data.finding ? "no map: the finding is below its threshold, or none was written" : "";
     ramp.style.visibility = map && state.heatOn ? "visible" : "hidden";
-    root.dataset.state = JSON.stringify({ case: state.shownCase || "", scale: state.scale, x: state.x, y: state.y, ratio: state.ratio, opacity: state.opacity, heat: state.heatOn && !!map, invert: state.invert, centre: state.centre, width: state.width, label: map ? map.label : "" });
+    root.dataset.state = JSON.stringify({ case: state.shownCase || "", scale: state.scale, x: state.x, y: state.y, ratio: state.ratio, opacity: state.opacity, heat: state.heatOn && !!map, invert: state.invert, centre: state.centre, width: state.width, label: map ? map.label : "", boxes: state.boxesOn ? state.maps.map((one) => [one.label, one.regions || []]) : [], link: state.link, beside: state.data.role === "beside" });
   }
   function measured() {
     const { film } = state, spacing = film.told.spacing;
@@ -83,18 +112,20 @@ export default (component) => mounted(component, (root) => {
   canvas.addEventListener("pointermove", (event) => {
     if (!state.drag) return;
     const dx = event.clientX - state.drag.x, dy = event.clientY - state.drag.y; state.drag.x = event.clientX; state.drag.y = event.clientY;
-    if (state.drag.tone) { state.width = Math.min(Math.max(state.width + dx / 400, 0.01), 4); state.centre = Math.min(Math.max(state.centre + dy / 600, -0.5), 1.5); tone(); }
+    if (state.drag.tone) { state.width = Math.min(Math.max(state.width + dx / 400, 0.01), 4); state.centre = Math.min(Math.max(state.centre + dy / 600, -0.5), 1.5); toned(); }
     else { state.x += dx * state.ratio; state.y += dy * state.ratio; state.fitted = false; draw(); }
   });
   for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, () => { state.drag = null; });
   const keys = (event) => {
-    if (writing(event)) return;
-    const act = { i: () => { state.invert = !state.invert; tone(); }, h: () => { state.heatOn = !state.heatOn; draw(); }, "0": fit, "[": () => { state.opacity = Math.max(state.opacity - 0.1, 0); draw(); }, "]": () => { state.opacity = Math.min(state.opacity + 0.1, 1); draw(); } }[event.key.toLowerCase()];
+    const over = document.medvitOver && document.medvitOver.isConnected ? document.medvitOver : null;
+    if (writing(event) || (over ? over !== root : state.data.role === "beside") || (state.data.hidden && event.key.toLowerCase() === "b")) return;
+    const act = { i: () => { state.invert = !state.invert; toned(); }, b: () => { state.boxesOn = !state.boxesOn; draw(); }, h: () => { state.heatOn = !state.heatOn; draw(); }, "0": fit, "[": () => { state.opacity = Math.max(state.opacity - 0.1, 0); draw(); }, "]": () => { state.opacity = Math.min(state.opacity + 0.1, 1); draw(); } }[event.key.toLowerCase()];
     if (act) { event.preventDefault(); act(); }
   };
   document.addEventListener("keydown", keys);
+  stage.addEventListener("pointerenter", () => { document.medvitOver = root; }); stage.addEventListener("pointerleave", () => { if (document.medvitOver === root) document.medvitOver = null; });
   const watcher = new ResizeObserver(() => { if (state.fitted !== false) fit(); else { size(); draw(); } }); watcher.observe(stage);
-  state.close = () => { document.removeEventListener("keydown", keys); watcher.disconnect(); if (state.fetching) state.fetching.abort(); };
+  state.close = () => { document.removeEventListener("keydown", keys); document.removeEventListener("medvit-tone", follow); document.removeEventListener("medvit-link", linked); watcher.disconnect(); if (state.fetching) state.fetching.abort(); };
 
   async function load(data) {
     if (state.fetching) state.fetching.abort();
@@ -108,7 +139,9 @@ export default (component) => mounted(component, (root) => {
       const width = Math.floor(told.columns / told.step), height = Math.floor(told.rows / told.step);
       const bare = new OffscreenCanvas(width, height);
       state.film = { told, width, height, values: new Uint16Array(bytes, start), picture: new ImageData(width, height), bare };
-      state.centre = 0.5; state.width = 1; state.invert = false; state.shownCase = data.case; message.hidden = true; size(); state.fitted = true; fit(); tone();
+      state.centre = 0.5; state.width = 1; state.invert = false; state.shownCase = data.case; message.hidden = true; size(); state.fitted = true; fit();
+      if (data.role === "beside" && state.link && document.medvitTone) Object.assign(state, document.medvitTone);
+      if (data.role === "beside") tone(); else toned();
     } catch (error) { if (error.name !== "AbortError") { message.textContent = error.message; root.dataset.state = JSON.stringify({ case: data.case, message: error.message }); } return; }
     await maps(data, fetching.signal);
     if (data.next) { state.ahead = { url: data.next, film: framed(data.next) }; state.ahead.film.catch(() => { state.ahead = null; }); }
@@ -120,7 +153,7 @@ export default (component) => mounted(component, (root) => {
   state.update = (data) => {
     const before = state.data; state.data = data;
     stage.style.height = data.height || "calc(100vh - 235px)";
-    side.textContent = data.side || ""; about.textContent = data.about || "";
+    side.textContent = data.side || ""; side.classList.toggle("other", data.role === "beside"); about.classList.toggle("low", !!data.two); about.textContent = data.about || "";
     if (data.film !== before.film) load(data);
     else if (data.hidden !== before.hidden) maps(data);
     else draw();

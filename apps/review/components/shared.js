@@ -11,6 +11,22 @@ function mounted(component, make) {
   return () => { const held = mounts.get(root); if (held && held.close) held.close(); mounts.delete(root); };
 }
 
+// Keys are for the page again once something was chosen from a list, or a line was written and Enter or Escape pressed.
+function free() {
+  const held = document.activeElement;
+  if (held && held.getAttribute("role") === "combobox" && held.getAttribute("aria-expanded") !== "true") held.blur();
+}
+if (!document.medvitFree) {
+  document.medvitFree = true;
+  document.addEventListener("click", () => setTimeout(free, 200), true);
+  document.addEventListener("keyup", (event) => {
+    if (event.key !== "Enter" && event.key !== "Escape") return;
+    const held = document.activeElement;
+    if (held && held.tagName === "INPUT" && held.type === "text" && held.getAttribute("role") !== "combobox") held.blur();
+    setTimeout(free, 200);
+  }, true);
+}
+
 // A head in JSON and numbers behind it.
 async function framed(url, signal) {
   const answer = await fetch(url, { signal });
@@ -27,10 +43,10 @@ function writing(event) {
     path.some((one) => one.isContentEditable || ["INPUT", "TEXTAREA", "SELECT"].includes(one.tagName) && one.type !== "range");
 }
 
-// Matplotlib's "inferno" (CC0) at nine steps, as in the written pictures.
+// Matplotlib's "inferno" (CC0) at nine steps, as in the written pictures; its darkest fifth, which nobody sees on a dark film, is left out.
 const INFERNO = [[0, 0, 4], [31, 12, 72], [85, 15, 109], [136, 34, 106], [186, 54, 85], [227, 89, 51], [249, 140, 10], [249, 201, 50], [252, 255, 164]];
 function inferno(share) {
-  const place = Math.min(Math.max(share, 0), 1) * 8, low = Math.min(Math.floor(place), 7), part = place - low;
+  const place = (0.2 + 0.8 * Math.min(Math.max(share, 0), 1)) * 8, low = Math.min(Math.floor(place), 7), part = place - low;
   return [0, 1, 2].map((i) => Math.round(INFERNO[low][i] * (1 - part) + INFERNO[low + 1][i] * part));
 }
 

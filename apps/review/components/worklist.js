@@ -21,7 +21,7 @@ export default (component) => mounted(component, (root) => {
     state.text = text;
     const box = element("div", "rows"); box.setAttribute("role", "grid"); box.style.maxHeight = data.height || "calc(100vh - 265px)";
     const head = element("div", "row head"); head.style.gridTemplateColumns = grid;
-    for (const name of ["", "case", "kind", data.blind ? "" : "strongest finding", data.blind ? "" : "probability · threshold", data.blind ? "" : "unlike training", "your state", "readers"]) head.append(element("span", "", name));
+    for (const name of ["", "case", "kind", data.blind ? "" : "strongest finding", data.blind ? "" : "probability · threshold", data.blind ? "" : "training cases", "your state", (data.rows || []).some((one) => one.readers) ? "readers" : ""]) head.append(element("span", "", name));
     box.append(head);
     for (const one of data.rows || []) box.append(row(one));
     if (!(data.rows || []).length) { const none = element("div", "row soft", data.empty || ""); none.style.cursor = "default"; box.append(none); }
@@ -35,14 +35,14 @@ export default (component) => mounted(component, (root) => {
     picture.style.cssText = "object-fit:contain;background:#000;border-radius:3px"; if (kept.has(one.thumbnail)) picture.src = kept.get(one.thumbnail); else { picture.dataset.src = one.thumbnail; picture.style.visibility = "hidden"; seen.observe(picture); }
     const name = element("span", "cut"); name.append(element("span", "mono", one.case)); if (one.run_name) name.append(element("div", "soft cut", one.run_name));
     const finding = element("span", "cut");
-    if (one.finding) { finding.append(element("span", one.positive ? "strong" : "soft", one.finding)); if (one.more) finding.append(element("span", "soft", ` + ${one.more} more`)); }
+    if (one.finding) { finding.append(element("span", one.positive ? "strong" : "soft", one.finding)); if (one.also) finding.append(element("span", "soft", ` + ${one.also}`)); finding.title = one.also ? `${one.finding}, ${one.also}` : one.finding; }
     const chance = element("span");
     if (one.finding) {
       const said = element("div", "", `${one.probability.toFixed(2)} `); said.append(element("span", one.positive ? "strong" : "soft", one.positive ? "▲ " : ""), element("span", "soft", one.threshold ? `(${one.threshold.toFixed(2)})` : "own score"));
       const track = element("div", "track"), fill = element("div", `fill${one.positive ? " positive" : ""}`), tick = element("div", "tick");
       fill.style.width = `${100 * one.probability}%`; tick.style.left = `${100 * one.threshold}%`; tick.hidden = !one.threshold; track.append(fill, tick); chance.append(said, track);
     }
-    const ood = element("span", "soft", one.ood); ood.title = one.ood_said || "";
+    const ood = element("span", one.far ? "strong" : "soft", one.ood); ood.title = one.ood_said || "";
     line.append(picture, name, element("span", "soft", one.kind), finding, chance, ood, element("span", one.state === "read" ? "accept" : one.state === "open" ? "" : "soft", one.state_said), element("span", "soft", one.readers));
     line.onclick = () => open(one);
     line.onkeydown = (event) => {
