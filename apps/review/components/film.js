@@ -57,20 +57,21 @@ export default (component) => mounted(component, (root) => {
   document.addEventListener("medvit-tone", follow); document.addEventListener("medvit-link", linked);
   // Outlines of the regions that influenced scores: of the finding that is looked at drawn through, of others broken.
   function outlines(step) {
-    const own = (map) => map.label === state.data.finding, unit = (state.ratio || 1) / state.scale, high = 17 * unit, taken = [];
-    for (const map of [...state.maps].sort((one, other) => own(one) - own(other))) {
-      const boxes = (map.regions || []).map((region) => region.map((edge) => edge / step)), wide = (own(map) ? 2 : 1.2) * unit;
-      pen.setLineDash(own(map) ? [] : [5 * wide, 4 * wide]);
-      for (const [x, y, right, bottom] of boxes) for (const [colour, width] of [["rgba(0,0,0,0.6)", wide * 2], [own(map) ? "#56b4e9" : "#d4dade", wide]]) { pen.strokeStyle = colour; pen.lineWidth = width; pen.strokeRect(x, y, right - x, bottom - y); }
-      if (!boxes.length) continue;
-      const [x, y, , bottom] = boxes[0], said = `AI: ${map.label.replaceAll("_", " ")}`;
-      pen.font = `${12 * unit}px sans-serif`; pen.textBaseline = "top";
-      const long = pen.measureText(said).width + 8 * unit, top = -state.y / state.scale + 26 * unit;
+    const unit = (state.ratio || 1) / state.scale, high = 17 * unit, taken = [], own = (map) => map.label === state.data.finding;
+    const drawn = state.maps.map((map) => ({ own: own(map), said: `AI: ${map.label.replaceAll("_", " ")}`, boxes: (map.regions || []).map((one) => one.map((edge) => edge / step)) })).filter((one) => one.boxes.length);
+    for (const one of drawn.sort((first, second) => first.own - second.own)) {
+      const wide = (one.own ? 2 : 1.2) * unit;
+      pen.setLineDash(one.own ? [] : [5 * wide, 4 * wide]);
+      for (const [x, y, right, bottom] of one.boxes) for (const [colour, width] of [["rgba(0,0,0,0.6)", wide * 2], [one.own ? "#56b4e9" : "#d4dade", wide]]) { pen.strokeStyle = colour; pen.lineWidth = width; pen.strokeRect(x, y, right - x, bottom - y); }
+    }
+    pen.font = `${12 * unit}px sans-serif`; pen.textBaseline = "top";
+    for (const { own, said, boxes } of drawn.reverse()) {  // names keep clear of each other; that of the chosen finding comes first
+      const [x, y, , bottom] = boxes[0], long = pen.measureText(said).width + 8 * unit, top = -state.y / state.scale + 26 * unit;
       const free = (place) => place > top && !taken.some((one) => x < one.x + one.long && one.x < x + long && place < one.y + high && one.y < place + high);
-      const place = [y - high, bottom, y, ...[2, 3, 4].map((n) => bottom + (n - 1) * high)].find(free) ?? y;
+      const place = [y - high - 2 * unit, ...[0, 1, 2, 3].map((n) => bottom + 2 * unit + n * high), y].find(free) ?? y;
       taken.push({ x, y: place, long });
       pen.fillStyle = "rgba(8,10,12,0.72)"; pen.fillRect(x, place, long, high);
-      pen.fillStyle = own(map) ? "#8fd0f5" : "#cfd6da"; pen.fillText(said, x + 4 * unit, place + 2 * unit);
+      pen.fillStyle = own ? "#8fd0f5" : "#cfd6da"; pen.fillText(said, x + 4 * unit, place + 2 * unit);
     }
     pen.setLineDash([]);
   }
