@@ -232,3 +232,19 @@ def test_a_run_that_is_not_finished_says_how_far_it_is_and_whether_it_goes_on(tm
     assert running.news([run.refresh()]).startswith("run seems to have stopped, 2 of 120 inputs")
     (out / "run.json").write_text(json.dumps({**told, "counts": {"inputs": 2, "ok": 2}}))
     assert running.news([run.refresh()]) == ""  # though the records did not change
+
+
+def test_of_a_series_in_a_zip_every_slice_lies_beside_the_first(tmp_path, make_film):
+    with zipfile.ZipFile(tmp_path / "series.zip", "w") as archive:
+        for number in range(3):
+            film = make_film(tmp_path / f"{number}.dcm", film_pixels(), SeriesInstanceUID="2.25.7")
+            archive.write(film, f"ct/{film.name}")
+    case, key = digest("2.25.7"), digest(f"{tmp_path}/series.zip!/ct/1.dcm")
+    leave(tmp_path / "out", "DBSAM", [{
+        "key": key, "case": case, "source": "series.zip!/ct/1.dcm", "status": "ok", "header": {"series_uid": "2.25.7"},
+        "origin": {}, "findings": [],
+    }])  # fmt: skip
+    shared, run = opened(tmp_path / "out", (tmp_path,))
+    first = shared.path(run, run.rows[case])
+    assert first.read_bytes() == (tmp_path / "1.dcm").read_bytes() and len(list(first.parent.glob("*.dcm"))) == 3
+    assert shared.path(run, run.rows[case]) == first
