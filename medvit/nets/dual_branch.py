@@ -19,7 +19,7 @@ from medvit.nets.deformable import CrossBlock, drop_path, initialise
 from medvit.nets.sam_encoder import LayerNorm2d, SamEncoder
 from medvit.nets.vit import NORM_EPS
 
-Variant = Literal["paper", "release", "release_plus"]
+Variant = Literal["paper", "release", "release_plus", "attention", "unfused"]
 Start = Literal["release", "sam"]
 
 SQUEEZE = 4  # times fewer channels between squeeze and excitation
@@ -34,7 +34,7 @@ class Plan(NamedTuple):
 
     levels: tuple[int, ...]  # halvings of the image that each convolution map starts from
     two_branches: bool
-    fusion: type[nn.Module]
+    fusion: type[nn.Module] | None  # without one the ViT's map goes on alone
     normed: bool  # whether a layer norm stands before the neck
 
 
@@ -101,6 +101,8 @@ PLANS: dict[Variant, Plan] = {
     "paper": Plan((2,), True, TokenFusion, False),
     "release": Plan((1, 2, 3, 4), True, PlaceAndChannelFusion, True),
     "release_plus": Plan((1, 2, 3, 4), False, SoftmaxFusion, True),
+    "attention": Plan((), True, None, False),
+    "unfused": Plan((2,), True, None, False),
 }
 
 
@@ -129,14 +131,16 @@ class Adapter(nn.Module):
 
         if plan.two_branches:
             self.channels = nn.ModuleList(ChannelAttention(width, drop) for _ in range(stages))
-            self.to_vit, self.to_conv = blocks(stages, count), blocks(stages, 1)
+            both = stages if count else 0
+            # Where nothing is fused, nobody looks at the convolution branch behind the last exchange.
+            self.to_vit, self.to_conv = blocks(both, count), blocks(both if plan.fusion else max(both - 1, 0), 1)
         else:
             self.level_embed = nn.Parameter(torch.zeros(count, width))
             self.mix = blocks(stages * MIXED_TWICE, count + 1)
-        self.fusion = plan.fusion(width, count)
+        self.fusion = plan.fusion(width, count) if plan.fusion else None
         self.norm = nn.LayerNorm(width, eps=NORM_EPS) if plan.normed else nn.Identity()
         initialise(self)
-        self.gate = nn.Parameter(torch.zeros(width)) if start == "sam" else None
+        self.gate = nn.Parameter(torch.zeros(width)) if start == "sam" and plan.fusion else None
         if start == "sam":
             self._leave_vit_alone()
 
@@ -165,13 +169,17 @@ class Adapter(nn.Module):
                 every = block(every, every)
             return every
         attend = self.channels[stage]
+        if not maps:
+            return [attend(vit)]
         vit = vit if self.after else attend(vit)
         (mixed,) = self.to_vit[stage]([vit], maps)
-        maps = self.to_conv[stage](maps, [vit])
-        return [attend(mixed) if self.after else mixed, *maps]
+        seen = self.to_conv[stage](maps, [vit]) if stage < len(self.to_conv) else maps
+        return [attend(mixed) if self.after else mixed, *seen]
 
     def finish(self, vit: Tensor, maps: list[Tensor]) -> Tensor:
         """What goes to the neck."""
+        if self.fusion is None:
+            return vit
         fused: Tensor = self.norm(self.fusion(vit, maps))
         return fused if self.gate is None else vit + self.gate * (fused - vit)
 
@@ -183,7 +191,8 @@ class DualBranchEncoder(SamEncoder):
         variant: ``paper``: channel attention in the ViT, one convolution map made from a quarter of the image's side,
             bilateral deformable attention, and fusion token by token. ``release``: the same with four maps and the release's
             ``DANE`` fusion (its two-branch adapter). ``release_plus``: no channel attention, and five maps that mix freely,
-            the one whole configuration released (its four-branch adapter).
+            the one whole configuration released (its four-branch adapter). Two steps of the paper's ablation: ``attention``,
+            channel attention in the ViT alone; ``unfused``, the paper's without fusion, the ViT's map going on.
         start: How the adapters begin. ``release``: as the release initialises them, which moves SAM's features from the
             first step. ``sam``: so that the untrained network gives SAM's features exactly, by zeros at the end of every
             addition and a gate at zero.

@@ -32,7 +32,8 @@ class DBSAM(Segmentation):
     """Promptable segmentation by DB-SAM, or by SAM itself.
 
     Args:
-        variant: ``paper``, ``release`` or ``release_plus`` of DB-SAM, see `DualBranchEncoder`; ``none`` is SAM itself.
+        variant: ``paper``, ``release`` or ``release_plus`` of DB-SAM, or ``attention`` or ``unfused`` of its ablation, see
+            `DualBranchEncoder`; ``none`` is SAM itself.
         start: How adapters begin: as the ``release`` has it, or so that the untrained network equals ``sam``.
         trained: ``adapters`` (with neck and decoder, DB-SAM), ``decoder`` alone (MedSAM's first version) or ``everything``.
         image_size: Pixels of the model's square.
@@ -65,7 +66,7 @@ class DBSAM(Segmentation):
 
     def __init__(
         self,
-        variant: Literal["paper", "release", "release_plus", "none"] = "paper",
+        variant: Literal["paper", "release", "release_plus", "attention", "unfused", "none"] = "paper",
         start: Literal["release", "sam"] = "release",
         trained: Literal["adapters", "decoder", "everything"] = "adapters",
         image_size: int = 1024,

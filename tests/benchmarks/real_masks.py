@@ -36,8 +36,8 @@ from segment import around, batches, interval, train
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 SIZES = {
-    "hippocampus": {"image_size": 64, "patch": 4, "window": 8},
-    "wbc": {"image_size": 128, "patch": 8, "window": 8},
+    "hippocampus": {"image_size": 48, "patch": 4, "window": 6},  # about as many pixels as a slice has
+    "wbc": {"image_size": 96, "patch": 8, "window": 6},
 }
 NET = {
     "variant": "none", "trained": "everything", "width": 96, "depth": 4, "heads": 4, "everywhere": (1, 3), "channels": 64,
