@@ -305,3 +305,20 @@ def test_the_checkpoint_holds_plain_arguments() -> None:
     arguments = {name: value for name, value in one.hparams.items() if name != "weights"}
     plain = json.loads(json.dumps(arguments, default=list))
     assert plain == {**arguments, "everywhere": [0, 1]} and plain["pixels"] == "medsam"
+
+
+def test_how_much_is_trained_is_said_when_training_begins(caplog) -> None:
+    one = system()
+    trained, frozen = trained_and_frozen(one.net)
+    with caplog.at_level("INFO"):
+        one.on_fit_start()
+    assert f"{trained} numbers are trained, {frozen} stay frozen" in caplog.text
+    assert trained + frozen == sum(parameter.numel() for parameter in one.net.parameters())
+
+
+@pytest.mark.parametrize("variant", ["attention", "unfused"])
+def test_steps_of_the_ablation_answer_and_learn(variant: str) -> None:
+    one = system(variant=variant, start="sam").train()
+    _, _, losses = one.judge(samples(one, 2))
+    sum(losses.values()).backward()
+    assert all(p.grad is not None for name, p in one.net.named_parameters() if ".adapter." in name)
