@@ -22,6 +22,7 @@ CHUNK = 64  # pictures that are opened by one call
 STAINS = 3.0  # standard deviations apart that mean colours of one stain may lie
 LEAST, SHARE = 10, 0.1  # pictures, and share of them that make a stain
 BAG = "pictures"  # header `bag` of such a case
+READER = "pictures of cells"  # what its record says of how it was read
 SLIDE = "slide"  # what a worker says of a tiled TIFF
 
 

@@ -95,6 +95,18 @@ def leave_stack(folder: Path, stack: Path, mpp: float) -> Path:
     return out
 
 
+def leave_cells(folder: Path, pictures: Path) -> Path:
+    """A finished run over a folder of pictures of cells, with the pictures that it left."""
+    out, files = folder / "out", tuple(sorted(pictures.iterdir()))
+    case = Case(f"cells in {pictures}", "", files, header={"bag": "pictures"})
+    result = Result(case, (Finding(labels_of(["malignant"])[0], 0.9),), origin={"reader": "pictures of cells"})
+    for name in ("gallery_malignant.png", "tiles.png"):
+        (out / "cases" / case.key).mkdir(parents=True, exist_ok=True)
+        (out / "cases" / case.key / name).write_bytes(files[0].read_bytes())
+    leave(out, "CytoFM", [record(result, files[0], folder)])
+    return out
+
+
 def leave_volume(folder: Path, case: Case, masks: Mapping[str, np.ndarray]) -> Path:
     """A finished run over one volume (a file or the slices of a series), with the outlines that were found in it."""
     out = folder / "out"

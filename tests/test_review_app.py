@@ -4,10 +4,13 @@ import asyncio
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
-from review_runs import LABELS, leave, leave_films
+from PIL import Image
+from review_runs import LABELS, leave, leave_cells, leave_films
 
 from apps.review.desk import Settings
+from apps.review.pictures import thumbnail
 from apps.review.runs import NONE, Run, locate
 from apps.review.store import Store
 
@@ -285,3 +288,17 @@ def test_addresses_too_tell_a_blind_reader_nothing_until_they_asked(out):
     assert asked(app, heat, cookies["ben"]) == (200, b"[]")
     assert asked(app, f"/review/thumbnail/{run.key}/{case}", cookies["ben"])[1][:3] == b"\xff\xd8\xff"
     assert asked(app, f"/review/film/{run.key}/{'0' * 16}", cookies["ben"])[0] == 404
+
+
+def test_a_folder_of_cells_shows_what_the_run_left_and_blind_readers_see_no_attention(tmp_path):
+    rng = np.random.default_rng(0)
+    (tmp_path / "in").mkdir()
+    for name in ("a.png", "b.png"):
+        Image.fromarray(rng.integers(0, 255, (30, 40, 3), np.uint8)).save(tmp_path / "in" / name)
+    out = leave_cells(tmp_path, tmp_path / "in")
+    for blind, captions in ((False, ["By attention", "All of them"]), (True, ["All of them"])):
+        page, _ = at_case(out, blind=blind)
+        found = [image.proto.imgs[0].caption for image in page.get("image")]
+        assert [caption.split(",")[0] for caption in found] == captions
+    (row,) = Run(out).refresh().rows.values()
+    assert thumbnail(row.source, row.case, Run(out).kind(row), 64).arrays[0].nbytes > 100

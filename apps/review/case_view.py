@@ -14,6 +14,8 @@ from apps.review.runs import BOX, NONE, Row, Run
 from apps.review.tables import plain
 from apps.review.viewers import viewer
 from apps.review.worklist import Chosen, lines, unlike
+from medvit.codes import file_name
+from medvit.writers.geojson import PREVIEW
 
 if TYPE_CHECKING:
     from apps.review.shell import Visit
@@ -24,7 +26,7 @@ BLIND_KEYS = (("present", "Present", "Y"), ("absent", "Absent", "X"), ("uncertai
 KEYS = {  # of the viewers, which tell them by themselves
     "film": "I invert · H map · B outlines · [ ] opacity · 0 fit", "slide": "H attention · [ ] opacity · 0 fit",
     "smear": "H attention · [ ] opacity · 0 fit · ↑ ↓ focal plane", "clip": "space plays · ← → frame · H map · [ ] opacity",
-    "volume": "↑ ↓ slice · W window · H outlines · E paint (P brush, D eraser, [ ] size, Z undo)",
+    "cells": "", "volume": "↑ ↓ slice · W window · H outlines · E paint (P brush, D eraser, [ ] size, Z undo)",
 }  # fmt: skip
 NOTHING = "nothing"
 
@@ -196,6 +198,9 @@ def _picture(
     if kind == "volume":
         _outlines(visit, run, row, data, own)
         return
+    if kind == "cells":
+        _cells(run, row, finding, hidden)
+        return
     if other is None:
         viewer(name, f"viewer_{name}", data)
         return
@@ -216,6 +221,19 @@ def _outlines(visit: "Visit", run: Run, row: Row, data: dict[str, Any], before: 
         if name:
             st.session_state["chosen"] = name
         st.rerun()
+
+
+def _cells(run: Run, row: Row, finding: str, hidden: bool) -> None:
+    """Pictures of cells as the run left them: the most attended ones first where the answer may be seen, then all of them."""
+    folder = run.folder / "cases" / row.case
+    label = finding if finding != NONE or not row.strongest else row.strongest.label
+    shown = {} if hidden else {"By attention, highest first": folder / f"gallery_{file_name(label)}.png"}
+    shown["All of them, in the order of their names"] = folder / PREVIEW
+    there = {said: path for said, path in shown.items() if path.is_file()}
+    if not there:
+        st.info("The run left no picture of these cells. Run it with --write geojson,gallery.")
+    for said, path in there.items():
+        st.image(path.read_bytes(), caption=said)
 
 
 def _panel(

@@ -25,6 +25,7 @@ from medvit.guard import Duty, Reply
 from medvit.readers.clip import read_clip
 from medvit.readers.headers import unpack
 from medvit.readers.radiograph import read_radiograph
+from medvit.readers.sheet import middle, read_picture
 from medvit.readers.slide import Slide
 from medvit.writers.source import open_source
 
@@ -70,6 +71,8 @@ def film(path: str, case: str) -> Reply:
 
 def thumbnail(path: str, case: str, kind: str, side: int) -> Reply:
     """A small JPEG of a case, without anything that the AI said."""
+    if kind == "cells":  # the first of a folder, whose name the case has
+        return Reply(None, (_jpeg(Pillow.fromarray(middle(read_picture(Path(path)), side))),))
     checked(path, case)
     if kind == "film":
         pixels = (read_radiograph(Path(path)).pixels[0] * 255).astype(np.uint8)

@@ -9,6 +9,7 @@ from threading import Lock
 from typing import Any, NamedTuple
 
 from medvit.case import MICROSCOPY, NIFTI, STACKED, ULTRASOUND, digest
+from medvit.cell_folders import READER
 from medvit.codes import file_name
 from medvit.errors import MedvitError
 
@@ -175,7 +176,9 @@ class Run:
         return len(self._done)
 
     def kind(self, row: Row) -> str:
-        """How a case is looked at: film, slide, smear, clip or volume."""
+        """How a case is looked at: film, slide, smear, cells (pictures of single ones), clip or volume."""
+        if row.origin.get("reader") == READER:
+            return "cells"
         if row.modality == MICROSCOPY or "mpp" in row.origin:
             return "smear" if self.about.system == SMEARS else "slide"
         if row.modality == ULTRASOUND or "sector" in row.origin:

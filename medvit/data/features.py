@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from medvit import budgets
 from medvit.atomic import whole
 from medvit.case import DAMAGE
+from medvit.cell_folders import READER
 from medvit.errors import MedvitError, Rejected
 
 SCHEMA = "medvit/1"
 CHUNK = 4_096  # tiles; TRIDENT's chunks of one tile are slow and large
 MAGNIFICATION_MPP = 10.0
 WORST = 0.01  # share of tiles that may be unreadable: more of them mean a damaged slide
-OF_PICTURES = "pictures of cells"  # as `medvit.readers.sheet` calls itself: of separate files each costs itself alone
 MOST_BYTES = 8 * budgets.GIB  # of one dataset; 500,000 tiles of 3840 numbers
 
 Matrix = NDArray[np.floating]
@@ -118,7 +118,9 @@ def check(found: Features, encoder: str = "", digest: str = "", width: int = 0) 
     if not found.valid.any():
         raise Rejected("no_tiles", "It has no tiles." if not count else f"None of its {count} tiles could be read.")
     lost = count - int(found.valid.sum())
-    if lost > max(1, WORST * count) and found.facts.get("reader") != OF_PICTURES:
+    if (
+        lost > max(1, WORST * count) and found.facts.get("reader") != READER
+    ):  # of separate files each costs itself alone
         raise Rejected(
             "tiles", f"{lost} of its {count} tiles could not be read; {WORST:.0%} are allowed. Copy the slide again."
         )

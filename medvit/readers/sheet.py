@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from medvit.case import DAMAGE
+from medvit.cell_folders import READER
 from medvit.errors import Rejected
 from medvit.image import Tiling
 from medvit.readers.slide import Focus, Slide
 from medvit.readers.slide_files import Pixels
 
-READER = "pictures of cells"
 SIDE = 256  # level-0 pixels of a picture's place, whatever the picture measures
 
 
