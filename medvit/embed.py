@@ -23,6 +23,7 @@ from medvit.duties import WORK, pool_of
 from medvit.errors import MedvitError, Unanswered
 from medvit.guard import Pool
 from medvit.journal import Journal, Record
+from medvit.memory import keep_memory
 from medvit.pipeline import half
 from medvit.progress import progress
 from medvit.tasks.slides import Slides, embedded
@@ -63,6 +64,7 @@ def embed(
     if not isinstance(system, Slides):
         raise MedvitError(f"{type(system).__name__} describes no slides. Give a system of slides, such as SelfViTMIL.")
     system = system.to(options.device).eval()
+    keep_memory()
     settings = settings_of(system.identity, checkpoint, options) | {"features": "float16" if small else "float32"}
     clock = time.monotonic()
     with locked(out):

@@ -19,11 +19,11 @@ from medvit.case import Case
 from medvit.data.batch import Batch, Sample
 from medvit.errors import Unanswered
 from medvit.guard import Pool, Reply
+from medvit.lanes import lanes_of
 from medvit.result import Result
 from medvit.tasks.system import System
 
 AHEAD = 2  # batches that are read, and batches that are written, beside those that are answered
-LANES = 4  # the most batches that are answered side by side on a CPU
 
 T = TypeVar("T")
 
@@ -96,13 +96,8 @@ class Pipeline:
             yield from map(_finished, writing)
 
     def _lanes(self) -> tuple[int, int]:
-        """How many batches are answered side by side, and by how many threads each.
-
-        Threads that share one batch wait for each other at every layer, the longer the busier the workers keep the cores.
-        """
-        threads = torch.get_num_threads()
-        lanes = min(LANES, threads) if self.device == "cpu" and not self.system.at_once else 1
-        return lanes, threads // lanes
+        """How many batches are answered side by side, and by how many threads each."""
+        return (1, torch.get_num_threads()) if self.system.at_once else lanes_of(self.device)
 
     def _while_wanted(self, stage: Iterable[T]) -> Iterator[T]:
         return takewhile(lambda _: not self.stop.is_set(), stage)

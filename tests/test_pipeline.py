@@ -15,7 +15,8 @@ from medvit.data.inputs import packed
 from medvit.errors import Halted, Rejected, Unanswered
 from medvit.guard import Pool, Reply
 from medvit.image import Fit
-from medvit.pipeline import AHEAD, LANES, Pipeline
+from medvit.lanes import LANES
+from medvit.pipeline import AHEAD, Pipeline
 from medvit.result import Finding, Result
 from medvit.tasks.system import System
 

@@ -98,7 +98,7 @@ class Cutting:
         Raises:
             Rejected: When it has none.
         """
-        tissue = map_tissue(slide, self.tile * self.mpp)
+        tissue = map_tissue(slide, self.tile * self.mpp, needed=self.min_tissue > 0)
         tiles = find_tiles(slide, self.tile, self.mpp, min_tissue=self.min_tissue, tissue=tissue)
         return tiles, *self.laid(slide, tiles, thinned(len(tiles), self.most), tissue)
 

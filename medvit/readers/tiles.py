@@ -62,16 +62,17 @@ class TissueMap:
     mpp: float
 
 
-def map_tissue(slide: Slide, tile_um: float, mask_mpp: float | None = None) -> TissueMap:
+def map_tissue(slide: Slide, tile_um: float, mask_mpp: float | None = None, *, needed: bool = True) -> TissueMap:
     """Find the tissue of a slide.
 
     Args:
         slide: What to look at.
         tile_um: Micrometres a side of the tiles to come; they need a mask of some pixels a tile.
         mask_mpp: Micrometres a pixel of the mask; None for 8, or less for small tiles.
+        needed: Whether a slide without tissue is refused; False where every tile is kept anyway.
 
     Raises:
-        Rejected: When nothing is tissue.
+        Rejected: When nothing is tissue, or no pixel can be decoded.
     """
     mpp = mask_mpp or min(MASK_MPP, tile_um / MASK_PIXELS_A_TILE)
     mpp = max(mpp, slide.mpp, max(slide.size) * slide.mpp / MASK_SIDE)
@@ -79,7 +80,7 @@ def map_tissue(slide: Slide, tile_um: float, mask_mpp: float | None = None) -> T
     if unread.all():
         raise Rejected("tiles", "None of its pixels can be decoded.")
     mask = find_tissue(picture, mpp) | unread
-    if not mask.any():
+    if needed and not mask.any():
         raise Rejected(
             "no_tissue",
             "No tissue is found on it: empty glass, pen marks only, or a stain on a dark ground, which is not looked for.",
@@ -127,7 +128,7 @@ def find_tiles(
     if not len(columns) or not len(rows):
         across, down = (math.floor(length * slide.mpp) for length in slide.size)
         raise Rejected("too_small", f"It spans {across} x {down} um, less than one tile of {size * used:.0f} um.")
-    tissue = tissue or map_tissue(slide, size * used)
+    tissue = tissue or map_tissue(slide, size * used, needed=min_tissue > 0)
     shares = _shares(tissue, columns, rows, side, slide.mpp)  # (rows, columns)
     row, column = np.nonzero(shares >= min_tissue)
     if not len(row):

@@ -33,10 +33,13 @@ from medvit.data.slides import (
 from medvit.errors import MedvitError, Skipped, Unanswered
 from medvit.guard import LIMITS, Duty, Limits, Pool, Reply
 from medvit.image import Fit, Image, Tiling
+from medvit.lanes import lanes_of, side_by_side
 from medvit.nets.vit import ViT
 from medvit.tasks.pretraining import Pretraining
 from medvit.tasks.system import System
 from medvit.weights import read_own, state_digest
+
+PART = 32  # tiles that a CPU describes at a time: more leave its cache
 
 
 class Slides(System):
@@ -107,32 +110,51 @@ class Slides(System):
             Unanswered: When too many tiles cannot be read, or the network fails.
         """
         started = time.monotonic()
-        parts = [self._described(plan.pixels, plan.valid)]
-        coords, planes = plan.tiling.coords, plan.tiling.planes
-        starts = iter(range(CHUNK, len(coords), CHUNK))
-        calls: deque[tuple[int, Future[Reply]]] = deque()
-        while True:
-            for start in starts:
-                some = slice(start, start + CHUNK)
-                at = () if planes is None else (planes[some],)
-                call = pool.submit("tiles", case, coords[some], plan.grid.tile_mpp, *at, urgent=True)
-                calls.append((len(coords[some]), call))
-                if len(calls) > 2 * pool.workers:
-                    break
-            if not calls:
-                break
-            count, call = calls.popleft()
-            parts.append(self._described(*checked_pixels(call.result().arrays, count, self.cutting.tile)))
-        features, valid = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
-        facts = {**self.describing, **plan.origin}
+        device = self.encoder.cls_token.device.type
+        some, most = (PART, 2 * lanes_of(device)[0]) if device == "cpu" else (CHUNK, 2)
+        features: list[NDArray[np.float32]] = []
+        marks: list[NDArray[np.bool_]] = []
+        with side_by_side(device) as begin:
+            begun: deque[Future[NDArray[np.float32]]] = deque()
+            for pixels, valid in self._read_tiles(plan, case, pool):
+                marks.append(valid)
+                begun += [begin(self._described, pixels[at : at + some]) for at in range(0, len(pixels), some)]
+                while len(begun) > most:
+                    features.append(begun.popleft().result())
+            features += [part.result() for part in begun]
         found = Features(
-            features, coords, valid, plan.grid, self.encoder_name, self.encoder_digest, facts, planes=planes
+            np.concatenate(features),
+            plan.tiling.coords,
+            np.concatenate(marks),
+            plan.grid,
+            self.encoder_name,
+            self.encoder_digest,
+            {**self.describing, **plan.origin},
+            planes=plan.tiling.planes,
         )
         return check(found), plan.seconds + time.monotonic() - started
 
-    def _described(self, pixels: Pixels, valid: NDArray[np.bool_]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    def _read_tiles(self, plan: Plan, case: Case, pool: Pool) -> Iterator[tuple[Pixels, NDArray[np.bool_]]]:
+        """The tiles of a slide, chunk after chunk, and which of them could be read; workers are some chunks ahead."""
+        yield plan.pixels, plan.valid
+        coords, planes = plan.tiling.coords, plan.tiling.planes
+        calls: deque[tuple[int, Future[Reply]]] = deque()
+        for start in range(CHUNK, len(coords), CHUNK):
+            some = slice(start, start + CHUNK)
+            at = () if planes is None else (planes[some],)
+            call = pool.submit("tiles", case, coords[some], plan.grid.tile_mpp, *at, urgent=True)
+            calls.append((len(coords[some]), call))
+            if len(calls) > 2 * pool.workers:
+                yield self._checked(*calls.popleft())
+        for one in calls:
+            yield self._checked(*one)
+
+    def _checked(self, count: int, call: Future[Reply]) -> tuple[Pixels, NDArray[np.bool_]]:
+        return checked_pixels(call.result().arrays, count, self.cutting.tile)
+
+    def _described(self, pixels: Pixels) -> NDArray[np.float32]:
         try:
-            return self.describe(torch.from_numpy(pixels)).float().cpu().numpy(), valid
+            return self.describe(torch.from_numpy(pixels)).float().cpu().numpy()
         except (RuntimeError, ValueError) as error:  # out of memory, a shape that does not fit
             raise Unanswered("model", f"The network failed on its tiles ({type(error).__name__}).") from error
 

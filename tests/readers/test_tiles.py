@@ -88,6 +88,13 @@ def test_min_tissue_of_zero_keeps_the_whole_grid(slide: Slide) -> None:
     assert len(find_tiles(slide, 100, 1.0, min_tissue=0)) == 8 * 6
 
 
+def test_where_every_tile_is_kept_nothing_need_be_tissue(tmp_path: Path) -> None:
+    write_pyramid(tmp_path / "s.tif", np.full((256, 256, 3), INKS["blue"], np.uint8), 0.5)  # ink, for all one can tell
+    ink = Slide(tmp_path / "s.tif")
+    assert len(find_tiles(ink, 64, 0.5, min_tissue=0)) == 16
+    assert refusal(ink, 64, 0.5, min_tissue=0.01) == "no_tissue"
+
+
 def test_a_slide_smaller_than_a_tile_is_refused(slide: Slide) -> None:
     assert refusal(slide, 2_000, 0.5) == "too_small"
 
