@@ -244,6 +244,7 @@ def _add_embed(verbs: Any) -> None:
     verb.add_argument("-o", "--out", type=Path, required=True, help="the folder for features and tables")
     _add_work(verb)
     verb.add_argument("--half", action="store_true", help="store features as float16")
+    verb.add_argument("--clam", action="store_true", help="write features for CLAM too, into clam/h5_files")
 
 
 def embed(options: argparse.Namespace) -> int:
@@ -274,7 +275,7 @@ def embed(options: argparse.Namespace) -> int:
         resume=options.resume,
         told=told,
     )
-    return _told(options, describe(system, identity, options.inputs, options.out, how, options.half))
+    return _told(options, describe(system, identity, options.inputs, options.out, how, options.half, options.clam))
 
 
 def _told(options: argparse.Namespace, counts: dict[str, int]) -> int:

@@ -17,7 +17,7 @@ import numpy as np
 from medvit.account import Options, begin, close, settings_of
 from medvit.atomic import locked
 from medvit.case import Case
-from medvit.data.features import Features, folder_name, write_coords, write_features
+from medvit.data.features import Features, export_clam, folder_name, write_coords, write_features
 from medvit.discover import Found, discover
 from medvit.duties import WORK, pool_of
 from medvit.errors import MedvitError, Unanswered
@@ -40,6 +40,7 @@ def embed(
     out: Path,
     options: Options,
     small: bool = False,
+    clam: bool = False,
 ) -> dict[str, int]:
     """Describe every slide and leave its features in ``out``.
 
@@ -53,6 +54,7 @@ def embed(
         out: The folder.
         options: How to work; ``write`` and ``batch_size`` have no meaning here.
         small: Whether features are stored in half precision.
+        clam: Whether ``clam/h5_files/<slide>.h5`` is written too, as CLAM reads it.
 
     Returns:
         How many inputs ended in which way.
@@ -66,6 +68,7 @@ def embed(
     system = system.to(options.device).eval()
     keep_memory()
     settings = settings_of(system.identity, checkpoint, options) | {"features": "float16" if small else "float32"}
+    settings |= {"clam": True} if clam else {}
     clock = time.monotonic()
     with locked(out):
         told = begin(out, settings, inputs, options)
@@ -75,14 +78,21 @@ def embed(
                 found = discover(
                     inputs, pool, system.refuse, options.modality, options.series, out / WORK, system.together
                 )
-                _run(system, found, journal, pool, out, options, small)
+                _run(system, found, journal, pool, out, options, small, clam)
             finally:
                 shutil.rmtree(out / WORK, ignore_errors=True)
             return close(out, told, found, journal, time.monotonic() - clock)
 
 
 def _run(
-    system: Slides, found: Sequence[Found], journal: Journal, pool: Pool, out: Path, options: Options, small: bool
+    system: Slides,
+    found: Sequence[Found],
+    journal: Journal,
+    pool: Pool,
+    out: Path,
+    options: Options,
+    small: bool,
+    clam: bool,
 ) -> None:
     todo = [one for one in found if journal.status(one.key) in (None, "failed")]
     journal.add([_record(one, one.refusal) for one in todo if one.refusal])
@@ -91,7 +101,7 @@ def _run(
     with progress(len(slides), "slides") as advance, half(options.device, options.precision):
         for case, answer, seconds in embedded(system, (one.case for one in slides.values() if one.case), pool):
             if isinstance(answer, Features):
-                write(out, names[case.key], answer, system, small)
+                write(out, names[case.key], answer, system, small, clam)
             journal.add([_record(slides[case.key], answer, seconds)])
             advance(1)
 
@@ -104,12 +114,14 @@ def _names(found: Sequence[Found]) -> dict[str, str]:
     return {key: stem if often[stem] == 1 else f"{stem}-{key[:8]}" for key, stem in stems.items()}
 
 
-def write(out: Path, name: str, found: Features, system: Slides, small: bool = False) -> Path:
-    """Write the feature file of a slide, and its coordinates beside it."""
+def write(out: Path, name: str, found: Features, system: Slides, small: bool = False, clam: bool = False) -> Path:
+    """Write the feature file of a slide, and its coordinates beside it; where it is asked for, the same for CLAM."""
     grid = replace(found.grid, slide=name)
     folder = out / folder_name(replace(grid, tile_mpp=system.cutting.mpp))
     write_coords(folder / "patches" / f"{name}_patches.h5", found.coords, grid, found.planes)
     kept = replace(found, grid=grid, features=found.features.astype(np.float16 if small else np.float32))
+    if clam:
+        export_clam(kept, out / "clam")
     return write_features(folder / f"features_{found.encoder}" / f"{name}.h5", kept)
 
 

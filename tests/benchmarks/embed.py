@@ -2,32 +2,42 @@
 
 The plain way is a DataLoader that opens the slide in each worker, reads tile by tile with ``read_region(...).convert("RGB")``,
 normalises there in float32, and feeds a ViT-S/16 of transformers in float32. medvit is `medvit embed`'s own path: guarded
-processes, uint8 until the network, bf16 where it is fast; finding the tiles is part of its time. Same tiles, same size of
-network, same number of workers, by turns in one process; the first round of each is thrown away. Asked for: 3 times.
+processes, uint8 until the network, bf16 where it is fast, batches side by side; finding the tiles is part of its time. Same
+tiles, same size of network, same number of workers. Each side runs in a process of its own, as its user would run it, by
+turns; the first round of each is thrown away. Seconds on the clock and seconds of the processor, workers included: on a busy
+machine only the latter mean something. Asked for: 3 times. Features in bf16 are compared with the same network's in fp32.
 """
 
 import argparse
+import os
+import resource
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import openslide
 import torch
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 from torch.utils.data import DataLoader, Dataset
 from transformers import ViTConfig, ViTModel
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "sample_data")]
+sys.path[:0] = [str(ROOT), str(ROOT / "sample_data")]
 
 from medvit import doctor  # noqa: E402
 from medvit.case import MICROSCOPY, Case  # noqa: E402
 from medvit.data.features import Features  # noqa: E402
 from medvit.guard import Pool, preload  # noqa: E402
+from medvit.memory import keep_memory  # noqa: E402
 from medvit.pipeline import half  # noqa: E402
 from medvit.systems.self_vit_mil import MEAN, STD, SelfViTMIL  # noqa: E402
 from medvit.tasks.slides import embedded, reading  # noqa: E402
@@ -35,6 +45,15 @@ from paint_slides import Stain, paint_slide  # noqa: E402
 from pyramids import write_pyramid  # noqa: E402
 
 TILE, MPP, BATCH = 224, 0.5, 64
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+class Took(NamedTuple):
+    """Seconds on the clock, seconds of the processor, workers included, and how many tiles were described."""
+
+    wall: float
+    processor: float
+    tiles: int
 
 
 class Plain(Dataset[Tensor]):
@@ -67,14 +86,83 @@ def plain(net: ViTModel, path: Path, corners: np.ndarray, workers: int) -> int:
     return count
 
 
-def ours(system: SelfViTMIL, path: Path, pool: Pool, device: str, precision: str) -> int:
-    """Describe them as `medvit embed` does, by workers that live as long as the command; how many."""
+def our_system(tiles: int) -> SelfViTMIL:
+    """A system of that size, as many tiles of a slide."""
+    torch.manual_seed(0)
+    return SelfViTMIL(["tumour"], tile_mpp=MPP, min_tissue=0.0, most_tiles=tiles).to(DEVICE).eval()
+
+
+def ours(system: SelfViTMIL, path: Path, pool: Pool, precision: str) -> Features:
+    """Describe them as `medvit embed` does, by workers that live as long as the command."""
     case = Case(str(path), MICROSCOPY, (path,))
-    with half(device, precision):
+    with half(DEVICE, precision):
         ((_, found, _),) = embedded(system, [case], pool)
     if not isinstance(found, Features):
         raise found
-    return len(found)
+    return found
+
+
+def processor_s(workers: Sequence[int]) -> float:
+    """Seconds of the processor that this process, those it waited for and some others took so far."""
+    own = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    stats = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in workers]
+    ticks = sum(int(stat[11]) + int(stat[12]) for stat in stats)
+    return sum(use.ru_utime + use.ru_stime for use in own) + ticks / os.sysconf("SC_CLK_TCK")
+
+
+def serve(line: Connection, name: str, path: Path, tiles: int, workers: int) -> None:
+    """One side in its own process: all tiles once for every message."""
+    pids: list[int] = []
+    if name == "medvit":
+        keep_memory()  # as `medvit embed` does
+        system, precision = our_system(tiles), doctor.precision(DEVICE)
+        preload(["medvit.systems.self_vit_mil"])
+        pool = Pool(workers, reading, system.reader(), limits=system.limits)
+
+        def work() -> int:
+            return len(ours(system, path, pool, precision))
+    else:
+        tiling, _ = our_system(tiles).tiles_of(Case(str(path), MICROSCOPY, (path,)))
+        corners = tiling.coords
+        config = ViTConfig(hidden_size=384, num_hidden_layers=12, num_attention_heads=6, intermediate_size=1536)
+        net = ViTModel(config).eval().to(DEVICE)
+
+        def work() -> int:
+            return plain(net, path, corners, workers)
+
+    with suppress(EOFError):  # the other end is gone: done
+        while line.recv():
+            started, computed = time.perf_counter(), processor_s(pids)
+            count = work()
+            line.send(Took(time.perf_counter() - started, processor_s(pids) - computed, count))
+            if name == "medvit":
+                pids = [worker._process.pid for worker in pool._team if worker._process]
+
+
+def begun(name: str, path: Path, tiles: int, workers: int) -> Callable[[], Took]:
+    """A side that works when it is called and ends with this process."""
+    context = get_context("spawn")
+    here, there = context.Pipe()
+    context.Process(target=serve, args=(there, name, path, tiles, workers)).start()
+    there.close()
+
+    def one() -> Took:
+        here.send("work")
+        return Took(*here.recv())
+
+    return one
+
+
+def compare_features(path: Path, tiles: int) -> None:
+    """Print how near features in bf16 are to those in fp32."""
+    system = our_system(tiles)
+    with Pool(0, reading, system.reader(), limits=system.limits) as pool:
+        exact, near = (torch.from_numpy(ours(system, path, pool, how).features) for how in ("32", "bf16"))
+    alike = cosine_similarity(exact, near)
+    apart = (exact - near).norm(dim=1) / exact.norm(dim=1)
+    print(
+        f"bf16 beside fp32: cosine at least {alike.min():.5f}, mean {alike.mean():.5f}; apart by {apart.max():.2%} at most"
+    )
 
 
 def main() -> None:
@@ -84,40 +172,25 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    precision = doctor.precision(device)
-    system = SelfViTMIL(["tumour"], tile_mpp=MPP, min_tissue=0.0, most_tiles=arguments.tiles).to(device).eval()
-    net = ViTModel(
-        ViTConfig(hidden_size=384, num_hidden_layers=12, num_attention_heads=6, intermediate_size=1536)
-    ).eval()
-    net = net.to(device)
     rng = np.random.default_rng(0)
     side = TILE * int(np.ceil(arguments.tiles**0.5))
     picture, _ = paint_slide((1_280, 1_536), 0.2, False, Stain.draw(rng), rng)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "slide.tif"
         write_pyramid(path, np.tile(picture, (-(-side // 1_280), -(-side // 1_536), 1))[:side, :side], MPP)
-        corners = system.tiles_of(Case(str(path), MICROSCOPY, (path,)))[0].coords
-        preload(["medvit.systems.self_vit_mil"])
-        pool = Pool(arguments.workers, reading, system.reader(), limits=system.limits)
-        ways: dict[str, Callable[[], int]] = {
-            "plain": lambda: plain(net, path, corners, arguments.workers),
-            "medvit": lambda: ours(system, path, pool, device, precision),
-        }
-        rates: dict[str, list[float]] = {name: [] for name in ways}
-        for turn in range(arguments.rounds + 1):
-            for name, way in ways.items():
-                started = time.perf_counter()
-                count = way()
-                if turn:
-                    rates[name].append(count / (time.perf_counter() - started))
-    pool.close()
-    told = {name: statistics.median(found) for name, found in rates.items()}
-    ratios = [b / a for a, b in zip(rates["plain"], rates["medvit"], strict=True)]
-    print(
-        f"{len(corners)} tiles, ViT-S/16, {device} {precision}, {arguments.workers} workers: plain {told['plain']:.1f}, "
-        f"medvit {told['medvit']:.1f} tiles/s, {statistics.median(ratios):.2f} times ({min(ratios):.2f} to {max(ratios):.2f})"
-    )
+        compare_features(path, min(32, arguments.tiles))
+        ways = [begun(name, path, arguments.tiles, arguments.workers) for name in ("plain", "medvit")]
+        turns = [[way() for way in ways] for _ in range(arguments.rounds + 1)][1:]
+        print(f"{arguments.tiles} tiles, ViT-S/16, {DEVICE} {doctor.precision(DEVICE)}, {arguments.workers} workers")
+        for what in ("wall", "processor"):
+            rates = [[took.tiles / getattr(took, what) for took in turn] for turn in turns]
+            slow, fast = (statistics.median(turn[which] for turn in rates) for which in (0, 1))
+            ratios = [turn[1] / turn[0] for turn in rates]
+            print(
+                f"  tiles a second of {what:<9} plain {slow:.1f}, medvit {fast:.1f}: {statistics.median(ratios):.2f} times "
+                f"({min(ratios):.2f} to {max(ratios):.2f})"
+            )
+        del ways
 
 
 if __name__ == "__main__":

@@ -28,8 +28,6 @@ from pyramids import Page, cut, jpeg, write_pages  # noqa: E402
 
 REAL = ROOT.parent / "shared/data/wsi/open/CMU-1-Small-Region.svs"
 TILE = 224
-ROUNDS = 5
-MOST_TILES = 1_000
 Corner = tuple[int, int]
 
 
@@ -66,7 +64,7 @@ def ours(path: Path, corners: Sequence[Corner], level: int, mpp: float) -> list[
     return tiles
 
 
-def compare(name: str, path: Path, level: int, mpp: float) -> None:
+def compare(name: str, path: Path, level: int, mpp: float, rounds: int, most: int) -> None:
     """Print tiles a second of both, read by turns, and their ratio."""
     slide = Slide(path)
     side = TILE * mpp / slide.mpp
@@ -75,9 +73,9 @@ def compare(name: str, path: Path, level: int, mpp: float) -> None:
         for y in np.arange(0, slide.size[1] - side, side)
         for x in np.arange(0, slide.size[0] - side, side)
     ]
-    corners = corners[:MOST_TILES]
+    corners = corners[:most]
     seconds: dict[Callable[..., list[np.ndarray]], list[float]] = {plain: [], ours: []}
-    for turn in range(ROUNDS):
+    for turn in range(rounds):
         for way in (plain, ours) if turn % 2 else (ours, plain):
             started = time.process_time()
             tiles = way(path, corners, level, mpp)
@@ -114,7 +112,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--measure", type=Path)
     parser.add_argument("--tiles", type=int, default=2_000, help="to read of each large slide")
+    parser.add_argument("--rounds", type=int, default=5, help="of reading by turns")
+    parser.add_argument("--most", type=int, default=1_000, help="tiles that are read in a round")
     arguments = parser.parse_args()
+    turns = (arguments.rounds, arguments.most)
     if arguments.measure:
         measure(arguments.measure, arguments.tiles)
         return
@@ -124,11 +125,11 @@ def main() -> None:
         path = Path(folder) / "slide.tif"
         for side in (8_000, 40_000):
             write_repeated(path, picture, side, 4, 0.25)
-            compare(f"{side} px wide, level 0", path, 0, 0.25)
-            compare(f"{side} px wide, level 1", path, 1, 0.5)
-            compare(f"{side} px wide, between levels 0 and 1", path, 0, 0.4)
+            compare(f"{side} px wide, level 0", path, 0, 0.25, *turns)
+            compare(f"{side} px wide, level 1", path, 1, 0.5, *turns)
+            compare(f"{side} px wide, between levels 0 and 1", path, 0, 0.4, *turns)
         if REAL.is_file():
-            compare(REAL.name, REAL, 0, 0.499)
+            compare(REAL.name, REAL, 0, 0.499, *turns)
         for side in (5_000, 40_000):
             for levels, said in ((6, "six levels"), (1, "one level")):
                 write_repeated(path, picture, side, levels, 0.25)

@@ -176,7 +176,8 @@ def test_a_killed_run_goes_on_and_ends_as_an_undisturbed_one(lab: Path, out: Pat
 
 
 def test_embed_leaves_files_that_trident_reads_and_that_are_learned_from(lab: Path) -> None:
-    done = tiny.medvit("embed", "runs/mil/best.ckpt", "slides", "-o", "features", "--workers", 2, cwd=lab)
+    embed = ("embed", "runs/mil/best.ckpt", "slides", "-o", "features", "--workers", 2, "--clam")
+    done = tiny.medvit(*embed, cwd=lab)
     assert done.code == 0, done.err
     (folder,) = (lab / "features").glob("*x_32px_0px_overlap")
     (encoder,) = folder.glob("features_*")
@@ -185,7 +186,10 @@ def test_embed_leaves_files_that_trident_reads_and_that_are_learned_from(lab: Pa
         assert file["features"].shape[1] == 3 * 24 and len(file["features"]) == len(file["coords"])
         power = float(file["coords"].attrs["target_magnification"])
         assert power == pytest.approx(10) and int(file["coords"].attrs["patch_size"]) == 32
-    again = tiny.medvit("embed", "runs/mil/best.ckpt", "slides", "-o", "features", "--resume", "--json", cwd=lab)
+        described = file["features"][:]
+    with h5py.File(lab / "features/clam/h5_files/17.h5") as file:
+        assert np.array_equal(file["features"][:], described) and file["coords"].attrs["patch_size"] == 32
+    again = tiny.medvit(*embed, "--resume", "--json", cwd=lab)
     assert json.loads(again.out)["ok"] == len(SPLITS)
     learned = tiny.medvit(
         "train", "mil.yaml", f"data.features={encoder}", "trainer.max_epochs=1", "-o", "runs/imported", cwd=lab
