@@ -15,7 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -139,18 +139,19 @@ def serve(line: Connection, name: str, path: Path, tiles: int, workers: int) -> 
                 pids = [worker._process.pid for worker in pool._team if worker._process]
 
 
-def begun(name: str, path: Path, tiles: int, workers: int) -> Callable[[], Took]:
-    """A side that works when it is called and ends with this process."""
+def begun(name: str, path: Path, tiles: int, workers: int) -> Connection:
+    """A side in its own process; it works once for every True and ends with a False."""
     context = get_context("spawn")
     here, there = context.Pipe()
     context.Process(target=serve, args=(there, name, path, tiles, workers)).start()
     there.close()
+    return here
 
-    def one() -> Took:
-        here.send("work")
-        return Took(*here.recv())
 
-    return one
+def work(side: Connection) -> Took:
+    """Have a side describe all tiles once."""
+    side.send(True)
+    return Took(*side.recv())
 
 
 def compare_features(path: Path, tiles: int) -> None:
@@ -179,8 +180,13 @@ def main() -> None:
         path = Path(folder) / "slide.tif"
         write_pyramid(path, np.tile(picture, (-(-side // 1_280), -(-side // 1_536), 1))[:side, :side], MPP)
         compare_features(path, min(32, arguments.tiles))
-        ways = [begun(name, path, arguments.tiles, arguments.workers) for name in ("plain", "medvit")]
-        turns = [[way() for way in ways] for _ in range(arguments.rounds + 1)][1:]
+        sides = [begun(name, path, arguments.tiles, arguments.workers) for name in ("plain", "medvit")]
+        try:
+            turns = [[work(side) for side in sides] for _ in range(arguments.rounds + 1)][1:]
+        finally:
+            for side in sides:
+                with suppress(OSError):
+                    side.send(False)
         print(f"{arguments.tiles} tiles, ViT-S/16, {DEVICE} {doctor.precision(DEVICE)}, {arguments.workers} workers")
         for what in ("wall", "processor"):
             rates = [[took.tiles / getattr(took, what) for took in turn] for turn in turns]
@@ -190,7 +196,6 @@ def main() -> None:
                 f"  tiles a second of {what:<9} plain {slow:.1f}, medvit {fast:.1f}: {statistics.median(ratios):.2f} times "
                 f"({min(ratios):.2f} to {max(ratios):.2f})"
             )
-        del ways
 
 
 if __name__ == "__main__":
