@@ -1,5 +1,5 @@
 # make demo: install, train on the sample films, answer them, show where the pictures lie and how to review them
-# make demo-slides: the same with sample slides
+# make demo-slides: the same with sample slides, generated where they are missing
 # make test: everything that must hold: style, types, import contract, tests
 # make check: the same without the tests;  make bench: speed beside what one would run instead
 PYTHON ?= python3
@@ -29,7 +29,10 @@ demo: $(VENV)/core
 	@echo "Findings: out/films/results.csv    Heat maps: out/films/cases/*/heat_*.png"
 	@echo "Review them in a browser: $(BIN)/medvit review out/films"
 
-demo-slides: $(VENV)/core
+sample_data/slides/cases.csv: | $(VENV)/core
+	$(BIN)/python sample_data/make.py slides
+
+demo-slides: $(VENV)/core sample_data/slides/cases.csv
 	$(BIN)/medvit train workflows/self_vit_mil.yaml --resume auto
 	$(BIN)/medvit predict runs/self_vit_mil/best.ckpt sample_data/slides -o out/slides --resume
 	@echo
