@@ -19,9 +19,11 @@ from lightning import LightningDataModule, Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
+from torch import Tensor
 
 from medvit import NOTICE, __version__, weights
 from medvit.atomic import locked, whole, write_text
+from medvit.data.batch import Batch
 from medvit.errors import MedvitError
 from medvit.memory import keep_memory
 from medvit.plain_yaml import read_yaml
@@ -236,9 +238,12 @@ def settle(path: Path, system: Findings, data: Any) -> None:
     loaders = {split: data.answering(split) for split in ("train", "val")}
     names = tuple(label.name for label in system.labels)
     device = system.thresholds.device
-    learned = learn(
-        lambda batch: system.logits_and_features(batch.to(device)), names, loaders["train"], loaders["val"], MOST_CASES
-    )
+
+    def look(batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
+        moved = batch.to(device)
+        return *system.logits_and_features(moved), system.statistics(moved)
+
+    learned = learn(look, names, loaders["train"], loaders["val"], MOST_CASES)
     kept = {PREFIX + name: value for name, value in learned.trust.state_dict().items()}
     content["state_dict"] = {**state, "thresholds": learned.thresholds, **kept}
     content["medvit"] = {**content["medvit"], **learned.card}

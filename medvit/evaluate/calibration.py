@@ -103,7 +103,29 @@ def distance(features: Tensor, of: Spread) -> Tensor:
     return (((along.square() / of.variance).sum(dim=1) + beside / of.rest) / features.shape[1]).sqrt()
 
 
+def usual(distances: Tensor) -> tuple[float, float]:
+    """Mean and deviation of the logarithms of the distances (n,) of validation cases."""
+    logs = distances.double().clamp(min=1e-12).log()
+    return float(logs.mean()), max(float(logs.std(correction=min(1, len(logs) - 1))), 1e-6)
+
+
 def limit(distances: Tensor) -> float:
     """The distance (n,) of validation cases above which a case counts as unlike the training cases."""
-    logs = distances.double().clamp(min=1e-12).log()
-    return float((logs.mean() + DEVIATIONS * logs.std(correction=min(1, len(logs) - 1))).exp())
+    mean, deviation = usual(distances)
+    return math.exp(mean + DEVIATIONS * deviation)
+
+
+def further(distances: Tensor, of: tuple[float, float], others: Tensor, of_others: tuple[float, float]) -> Tensor:
+    """Distances (B,), or what they would be if they were as far from the usual as others (B,) are, whichever is more.
+
+    Args:
+        distances: Of one kind.
+        of: Their `usual` mean and deviation.
+        others: Of another kind, of the same cases.
+        of_others: Theirs.
+    """
+    away = [
+        (one.clamp(min=1e-12).log() - mean) / deviation
+        for one, (mean, deviation) in ((distances, of), (others, of_others))
+    ]
+    return (of[0] + of[1] * torch.maximum(*away)).exp()

@@ -4,7 +4,7 @@ import numpy as np
 
 from medvit.image import Plane, Tiling
 
-ATTENTION = "attention of tiles"
+ATTENTION, INSTANCES = "attention of tiles", "scores of tiles"
 PIXELS_A_TILE = 8  # of the plane
 LONGEST = 1_024  # pixels of the plane
 

@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medvit.explain.bags import ATTENTION
+from medvit.explain.bags import ATTENTION, INSTANCES
 from medvit.explain.cam import GRAD_CAM, grad_cam
 from medvit.explain.vit_methods import VIT_METHODS
 from medvit.nets.clip3d import ClipNet
 from medvit.nets.video_vit import VideoViT
 from medvit.nets.vit import ViT
 
-OCCLUSION, GRADIENT_INPUT, INSTANCES = "occlusion", "gradient x input", "scores of tiles"
+OCCLUSION, GRADIENT_INPUT = "occlusion", "gradient x input"
 AT_ONCE = 32  # altered inputs that are answered together
 CLIP_CELLS = (4, 6, 6)  # blocks of a clip, along time, rows and columns, for 3-D networks
 BLUR = 8  # a blurred image is averaged down and up by this factor

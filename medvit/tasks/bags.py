@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from medvit.codes import Label
 from medvit.data.batch import Batch
 from medvit.evaluate.metrics import auroc, nanmean
-from medvit.explain.bags import ATTENTION, spread
+from medvit.explain.bags import ATTENTION, INSTANCES, spread
+from medvit.explain.subjects import GRADIENT_INPUT, subject_of
 from medvit.image import Plane, rescaled
 from medvit.nets.mil import BagAnswer, bag_loss
 from medvit.result import Finding, Heatmap, Result, TileScores
@@ -88,18 +89,32 @@ class BagClassification(Findings):
                 scores[f"{label.name} attention"] = attention[:, k]
                 if instances is not None:
                     scores[f"{label.name} score"] = instances[:, k]
-            heat = tuple(
-                Heatmap(finding.label, spread(tiling, rescaled(attention[:, k])), batch.fits[i], ATTENTION)
-                for k, finding in enumerate(findings)
-                if finding.positive and self.explains
-            )
+            heat = []
+            for k, finding in enumerate(findings):
+                if finding.positive and self.explains:
+                    bag = batch.x[i : i + 1, :count]
+                    values, method = self.drawn(bag, k, attention[:, k], None if instances is None else instances[:, k])
+                    heat.append(Heatmap(finding.label, spread(tiling, rescaled(values)), batch.fits[i], method))
             results.append(
                 Result(
-                    batch.cases[i], findings, heatmaps=heat, tiles=TileScores(tiling, scores), origin=batch.origins[i],
+                    batch.cases[i], findings, heatmaps=tuple(heat), tiles=TileScores(tiling, scores), origin=batch.origins[i],
                     distance=distances[i], read=self.read,
                 )
             )  # fmt: skip
         return results
+
+    def drawn(self, bag: Tensor, k: int, attention: Plane, instances: Plane | None) -> tuple[Plane, str]:
+        """What the map of a label is made of, (N,), and its name: what won on the generated data (CONFORMANCE.md).
+
+        The stream that scores tiles may come to rest upside down; where the tile that most attention rests on scores below the
+        middle tile, scores are not trusted and attention is drawn. A network that scores no tiles is asked by its gradient.
+        """
+        if instances is None:
+            values = subject_of(self.net).methods[GRADIENT_INPUT](bag, k)
+            return values.float().cpu().numpy(), GRADIENT_INPUT
+        if instances[attention.argmax()] < np.median(instances):
+            return attention, ATTENTION
+        return instances, INSTANCES
 
     def configure_optimizers(self) -> Any:
         """Adam; half a cosine over the whole training, step by step (the release steps once an epoch)."""

@@ -75,7 +75,12 @@ class Classification(ImageFindings):
         return [
             Result(case, found, heatmaps=tuple(maps), origin=origin, distance=distance, read=self.read)
             for case, found, maps, origin, distance in zip(
-                batch.cases, findings, heat, batch.origins, self.distances(features), strict=True
+                batch.cases,
+                findings,
+                heat,
+                batch.origins,
+                self.distances(features, self.statistics(batch)),
+                strict=True,
             )
         ]
 

@@ -76,7 +76,7 @@ class ClipFindings(ImageFindings):
         x = self.inputs(batch)
         labels = self.answered()
         logits, features = self.logits_and_features(batch)
-        distances = self.distances(features)
+        distances = self.distances(features, self.statistics(batch))
         results = []
         for i, row in enumerate(self.probability(logits).cpu().tolist()):
             found = self.said(tuple(map(Finding, labels, row)))

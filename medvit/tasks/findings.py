@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from medvit.codes import Label
 from medvit.data.batch import Batch
+from medvit.evaluate.low_level import picture_statistics
 from medvit.evaluate.metrics import auroc, nanmean, youden_thresholds
 from medvit.result import Distance
 from medvit.tasks.system import System
@@ -45,9 +46,13 @@ class Findings(System):
         """Probabilities (B, K) of logits, at the temperatures of the checkpoint where it has any."""
         return (self.trust.calibrated(logits) if self.trust else logits).sigmoid()
 
-    def distances(self, features: Tensor) -> list[Distance] | list[None]:
-        """How far features (B, F) lie from the training cases; None each where the checkpoint does not know them."""
-        return self.trust.distances(features) if self.trust else [None] * len(features)
+    def statistics(self, batch: Batch) -> Tensor | None:
+        """What the pictures of a batch are like (B, S), see `medvit.evaluate.low_level`; None where it holds no pictures."""
+        return None
+
+    def distances(self, features: Tensor, statistics: Tensor | None = None) -> list[Distance] | list[None]:
+        """How far features (B, F) and `statistics` lie from training; None each where the checkpoint does not know that."""
+        return self.trust.distances(features, statistics) if self.trust else [None] * len(features)
 
     def expect(self, state: Mapping[str, Tensor]) -> None:
         """Make room for what a finished training left in a checkpoint; older ones hold nothing."""
@@ -114,6 +119,10 @@ class ImageFindings(Findings):
     def inputs(self, batch: Batch) -> Tensor:
         """What the network sees of a batch."""
         return batch.x
+
+    def statistics(self, batch: Batch) -> Tensor:
+        """What the network's inputs are like, before it looks."""
+        return picture_statistics(self.inputs(batch))
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, K) in float32 of network inputs."""

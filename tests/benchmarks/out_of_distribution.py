@@ -72,8 +72,9 @@ def main() -> None:
         for start in range(0, len(planes), 20):
             samples = [system.sample(Image(plane[None]), Case("x", "", ())) for plane in planes[start : start + 20]]
             with torch.no_grad():
-                _, features = system.logits_and_features(Batch(samples))
-            found += [one.value for one in system.distances(features)]
+                batch = Batch(samples)
+                _, features = system.logits_and_features(batch)
+            found += [one.value for one in system.distances(features, system.statistics(batch))]
         return found
 
     def some(folder: str, pattern: str, read: Callable[[Path], Plane]) -> list[Plane]:

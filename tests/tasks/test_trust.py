@@ -7,7 +7,7 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
-from medvit.tasks.trust import PREFIX, Trust
+from medvit.tasks.trust import PARTS, PREFIX, Trust
 from medvit.workflow import load_system
 
 
@@ -27,7 +27,7 @@ def test_both_files_of_a_run_hold_temperature_features_and_limit_and_the_card_sa
     content = torch.load(trained.checkpoint, weights_only=True)
     state, released = content["state_dict"], load_file(trained.run / "model.safetensors")
     names = {name for name in state if name.startswith(PREFIX)}
-    assert len(names) == 6 and names <= released.keys()
+    assert len(names) == 13 and names <= released.keys()
     card = content["medvit"]
     assert list(card["calibration"]["temperature"]) == list(tiny.LABELS)
     assert list(card["calibration"]["temperature"].values()) == pytest.approx(
@@ -48,6 +48,20 @@ def test_an_answer_is_at_its_temperature_and_knows_its_distance(trained) -> None
     torch.testing.assert_close(system.probability(logits), wanted)
     near, far = system.distances(torch.stack([system.trust.mean, system.trust.mean + 1e3]))
     assert near.value < near.limit and not near.far and far.far
+
+
+def test_what_looks_usual_to_the_network_but_has_another_texture_lies_far(trained) -> None:
+    system = load_system(trained.checkpoint)
+    trust = system.trust
+    assert isinstance(trust, Trust)
+    features = trust.mean[None]
+    usual, (other,) = trust.picture_centre[None], system.trust.distances(features, trust.picture_centre[None] + 40)
+    assert trust.distances(features, usual)[0].far is False and other.far and not trust.distances(features)[0].far
+    older = Trust({name: tuple(value.shape) for name, value in trust.state_dict().items() if name in PARTS})
+    older.load_state_dict({name: value for name, value in trust.state_dict().items() if name in PARTS})
+    assert (
+        older.distances(features, usual + 40)[0].value == older.distances(features)[0].value
+    )  # as it was answered then
 
 
 def test_an_older_checkpoint_answers_as_before_and_says_that_it_is_not_calibrated(older, work, tmp_path) -> None:
