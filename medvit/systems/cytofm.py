@@ -8,13 +8,14 @@ backbone and 224 pixels; ImageNet's colour statistics are iBOT's. Tiles, their r
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import nn
 
 from medvit import weights as weights_files
 from medvit.codes import labels_of
 from medvit.data.smears import CellCutting
+from medvit.explain.subjects import GRADIENT_INPUT
 from medvit.nets.dino import Head, initialise_normal
 from medvit.nets.ibot import IBOT
 from medvit.nets.mil import ABMIL
@@ -185,6 +186,8 @@ class CytoFM(Smears, BagClassification):
         weight_decay: Of the network over bags.
         weights: Pre-trained ViT: a run of `CytoFMPretraining`, or a CytoFM or iBOT release.
     """
+
+    explainer: ClassVar[str] = GRADIENT_INPUT  # how heat maps are made: what won on the generated smears
 
     def __init__(
         self,

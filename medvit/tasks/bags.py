@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from medvit.codes import Label
 from medvit.data.batch import Batch
 from medvit.evaluate.metrics import auroc, nanmean
-from medvit.explain.bags import ATTENTION, INSTANCES, spread
-from medvit.explain.subjects import GRADIENT_INPUT, subject_of
+from medvit.explain.bags import ATTENTION, spread
+from medvit.explain.subjects import subject_of
 from medvit.image import Plane, rescaled
 from medvit.nets.mil import BagAnswer, bag_loss
 from medvit.result import Finding, Heatmap, Result, TileScores
@@ -33,6 +33,7 @@ class BagClassification(Findings):
     """
 
     monitor: ClassVar[tuple[str, str]] = ("val/score", "max")
+    explainer: ClassVar[str] = ATTENTION  # how heat maps are made: what won on the generated slides
 
     def __init__(
         self,
@@ -93,8 +94,8 @@ class BagClassification(Findings):
             for k, finding in enumerate(findings):
                 if finding.positive and self.explains:
                     bag = batch.x[i : i + 1, :count]
-                    values, method = self.drawn(bag, k, attention[:, k], None if instances is None else instances[:, k])
-                    heat.append(Heatmap(finding.label, spread(tiling, rescaled(values)), batch.fits[i], method))
+                    values = rescaled(self.drawn(bag, k, attention[:, k]))
+                    heat.append(Heatmap(finding.label, spread(tiling, values), batch.fits[i], self.explainer))
             results.append(
                 Result(
                     batch.cases[i], findings, heatmaps=tuple(heat), tiles=TileScores(tiling, scores), origin=batch.origins[i],
@@ -103,18 +104,11 @@ class BagClassification(Findings):
             )  # fmt: skip
         return results
 
-    def drawn(self, bag: Tensor, k: int, attention: Plane, instances: Plane | None) -> tuple[Plane, str]:
-        """What the map of a label is made of, (N,), and its name: what won on the generated data (CONFORMANCE.md).
-
-        The stream that scores tiles may come to rest upside down; where the tile that most attention rests on scores below the
-        middle tile, scores are not trusted and attention is drawn. A network that scores no tiles is asked by its gradient.
-        """
-        if instances is None:
-            values = subject_of(self.net).methods[GRADIENT_INPUT](bag, k)
-            return values.float().cpu().numpy(), GRADIENT_INPUT
-        if instances[attention.argmax()] < np.median(instances):
-            return attention, ATTENTION
-        return instances, INSTANCES
+    def drawn(self, bag: Tensor, k: int, attention: Plane) -> Plane:
+        """What the map of a label is made of, (N,), for a bag (1, N, D) and the attention (N,) of its tiles."""
+        if self.explainer == ATTENTION:
+            return attention
+        return np.asarray(subject_of(self.net).methods[self.explainer](bag, k).float().cpu().numpy())
 
     def configure_optimizers(self) -> Any:
         """Adam; half a cosine over the whole training, step by step (the release steps once an epoch)."""

@@ -14,6 +14,7 @@ from medvit.case import MICROSCOPY, Case
 from medvit.data.features import Features
 from medvit.data.slides import CHUNK, Desk, Resolution, planned, thinned
 from medvit.errors import MedvitError, Rejected, Unanswered
+from medvit.explain.subjects import subject_of
 from medvit.guard import Pool, Reply
 from medvit.readers.slide import Slide
 from medvit.systems.cytofm import CytoFM
@@ -162,13 +163,12 @@ def test_the_frozen_encoder_stays_in_its_answering_mode_and_is_not_trained() -> 
     assert not any(parameter.requires_grad for parameter in of.vit.parameters())
 
 
-def test_maps_are_made_of_scores_of_tiles_unless_those_lie_upside_down_and_of_gradients_where_there_are_none() -> None:
-    scored, unscored = system(), CytoFM(["malignant"], **tiny_smears.NET, attention=8).eval()
+def test_maps_are_made_of_attention_or_of_gradients_as_the_system_says() -> None:
+    attends, asks = system(), CytoFM(["malignant"], **tiny_smears.NET, attention=8).eval()
     attention = np.array([0.1, 0.6, 0.2, 0.1], np.float32)
-    agreeing, reversed_ = np.array([0.2, 0.9, 0.3, 0.1], np.float32), np.array([0.8, 0.1, 0.7, 0.9], np.float32)
     bag = torch.rand(1, 4, 24)
-    assert scored.drawn(bag, 0, attention, agreeing) == (agreeing, "scores of tiles")
-    assert scored.drawn(bag, 0, attention, reversed_)[1] == "attention of tiles"
+    assert attends.explainer == "attention of tiles" and attends.drawn(bag, 0, attention) is attention
     with torch.inference_mode():
-        values, method = unscored.drawn(bag, 0, attention, None)
-    assert method == "gradient x input" and values.shape == (4,) and values.min() >= 0
+        values = asks.drawn(bag, 0, attention)
+    assert asks.explainer == "gradient x input" and values.shape == (4,) and values.min() >= 0
+    np.testing.assert_allclose(values, subject_of(asks.net).methods["gradient x input"](bag, 0).numpy(), rtol=1e-5)
