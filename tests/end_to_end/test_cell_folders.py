@@ -17,6 +17,7 @@ from medvit.cell_folders import two_colours
 from medvit.embed import embed
 from medvit.errors import MedvitError
 from medvit.evaluation import Asked, evaluate
+from medvit.explanation import explain
 from medvit.predict import predict
 from medvit.systems.cytofm import CytoFM
 from medvit.systems.thorax_mae import ThoraxMAE
@@ -154,3 +155,9 @@ def test_pictures_of_a_patient_are_measured_as_one_case(inputs: Path, tmp_path: 
     tiny.write_table(tmp_path / "cells.csv", rows, ["malignant", "atypical"])
     told = evaluate(system(), WHO, tmp_path / "cells.csv", tmp_path / "out", Asked(draws=20))
     assert (told["cases"], told["patients"]) == (2, 2)
+
+
+def test_a_folder_is_explained_as_one_case_and_its_parts_count_as_no_refusals(inputs: Path, tmp_path: Path) -> None:
+    counts = explain(system(), [inputs], tmp_path / "why", ["attention of tiles"], ["atypical"], 0, "a" * 64)
+    assert counts == {"explained": 2, "refused": 2}
+    assert len(list((tmp_path / "why").rglob("heat_*.png"))) == 2
