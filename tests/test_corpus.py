@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from corpus import Bad, cases
+from corpus import Bad
 
 from medvit.errors import Rejected, Skipped, Unanswered
 from medvit.guard import Duty, Reply, Worker
@@ -51,14 +51,12 @@ class Outcome:
 
 
 @pytest.fixture(scope="module")
-def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Outcome]]:
+def outcomes(corpus: list[Bad]) -> Iterator[list[Outcome]]:
     """Of the whole corpus, in one worker that is replaced when it dies."""
     worker = Worker(duties)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    inputs = cases(tmp_path_factory.mktemp("corpus"))
-    written = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    found = [Outcome(worker, bad) for bad in inputs]
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - max(before, written)) * 1024
+    found = [Outcome(worker, bad) for bad in corpus]
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
     worker.close()
     assert grown < GROWTH
     print(Counter(outcome.reason for outcome in found))

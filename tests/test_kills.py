@@ -3,7 +3,6 @@
 A few points a kind of fault run always; ``pytest -m kills`` runs every one and kills at random moments too.
 """
 
-import multiprocessing
 import os
 import random
 import shutil
@@ -11,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import kills
 import pytest
@@ -39,15 +37,19 @@ def inbox(tmp_path_factory):
     return folder
 
 
-def struck(trained, inbox, folder, fault, few):
-    """Runs in a process of its own, since it forks."""
+@pytest.fixture(scope="module")
+def striker(trained, inbox, tmp_path_factory):
+    """A process of its own, since it forks, with an undisturbed run behind it; see `_strike`."""
     words = ["predict", str(trained.checkpoint), str(inbox), "--workers", "0", "--batch-size", "2", "--precision", "32"]
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool:
-        return pool.apply(_struck, (words, str(folder), fault, few))
+    with tiny.Command.context.Pool(1) as pool:
+        pool.apply(_begin, (words, tmp_path_factory.mktemp("struck")))
+        yield pool
 
 
-def _struck(words, folder, fault, few):
+UNDISTURBED = {}  # in the striker's process: how runs are started, and the points of the undisturbed one
+
+
+def _begin(words, folder):
     os.environ["SOURCE_DATE_EPOCH"] = "1800000000"
     os.environ["OMP_NUM_THREADS"] = "1"
     import torch
@@ -56,24 +58,28 @@ def _struck(words, folder, fault, few):
 
     torch.set_num_threads(1)
     assert main([*words, "-o", f"{folder}/warm-up", "--write", "csv,sr"]) == 3  # no gradients: forks could not have any
-    runner = kills.Runner(words, Path(folder))
-    good = Path(folder) / "run"
-    points = runner.points(good)
+    runner = kills.Runner(words, folder)
+    UNDISTURBED.update(runner=runner, good=folder / "run", points=runner.points(folder / "run"))
+
+
+def _strike(fault, few):
+    """How many points there are, and what went wrong at some or all of them."""
+    runner, good, points = (UNDISTURBED[name] for name in ("runner", "good", "points"))
     chosen = points if not few else random.Random(fault).sample(points, few)
     return len(points), [(point, wrong) for point, wrong in kills.outcomes(runner, chosen, fault, good) if wrong]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_run_struck_at_a_few_points_goes_on_to_the_same_bytes(trained, inbox, tmp_path, fault) -> None:
-    points, wrong = struck(trained, inbox, tmp_path, fault, FEW)
+def test_a_run_struck_at_a_few_points_goes_on_to_the_same_bytes(striker, fault) -> None:
+    points, wrong = striker.apply(_strike, (fault, FEW))
     assert points > 100 and wrong == []
 
 
 @pytest.mark.kills
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_run_struck_at_every_point_goes_on_to_the_same_bytes(trained, inbox, tmp_path, fault) -> None:
-    points, wrong = struck(trained, inbox, tmp_path, fault, 0)
+def test_a_run_struck_at_every_point_goes_on_to_the_same_bytes(striker, fault) -> None:
+    points, wrong = striker.apply(_strike, (fault, 0))
     print(f"{fault}: {points} points", *wrong, sep="\n")
     assert wrong == []
 
@@ -109,10 +115,10 @@ def random_kills(trained, inbox, folder, times, seed):
     survived = 0
     for turn in range(times):
         out = folder / f"run{turn}"
-        for more in ((), ("--resume",))[: 1 + turn % 2]:
+        for number, more in enumerate(((), ("--resume",))[: 2 - turn % 2]):
             process = command(trained, inbox, out, *(more if out.joinpath("run.json").exists() else ()))
             time.sleep(draw.uniform(0.3, 1) * whole_s)
-            if turn % 3:
+            if (turn + number) % 2:
                 os.killpg(process.pid, signal.SIGKILL)  # the workers too
             else:
                 process.kill()
@@ -127,7 +133,7 @@ def random_kills(trained, inbox, folder, times, seed):
 
 @pytest.mark.slow
 def test_a_run_with_workers_killed_at_random_goes_on_to_the_same_bytes(trained, inbox, tmp_path) -> None:
-    random_kills(trained, inbox, tmp_path, 2, 0)
+    random_kills(trained, inbox, tmp_path, 1, 0)  # the command alone, then the resumed one with its workers
 
 
 @pytest.mark.kills

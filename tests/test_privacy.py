@@ -59,7 +59,7 @@ def act(path, how):
         print(secret(path))
         os.write(1, secret(path).encode())
     if how == "slow":
-        time.sleep(10)
+        time.sleep(4)
 
 read, write = radiograph.read_radiograph, capture.write_capture
 
@@ -296,17 +296,16 @@ def test_no_seeded_value_is_written_or_said_in_training(taught) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["a broken film", "a reader that raises", "a patient in two splits", "a missing film"])
+@pytest.mark.parametrize("what", ["films that cannot be read", "a patient in two splits", "a missing film"])
 def test_a_training_with_a_fault_says_nothing_that_is_in_a_film(taught, tmp_path, what) -> None:
     place = Place(tmp_path)
     rows = [[f"{canaries.PATH} {n}.dcm", f"{tiny.SECRET}{n}", "train" if n < 8 else "val", n % 2, 0] for n in range(12)]
     for row in rows:
         (place.inputs / row[0]).write_bytes((taught.inputs / row[0]).read_bytes())
-    if what == "a broken film":
+    if what == "films that cannot be read":
         canaries.film(place.inputs / rows[0][0], 0, Rows=b"ZZSECRET77", WindowCenter=b"ZZSECRET78")
-    if what == "a reader that raises":
-        (place.inputs / rows[0][0]).rename(place.inputs / f"raise {canaries.PATH}.dcm")
-        rows[0][0] = f"raise {canaries.PATH}.dcm"
+        (place.inputs / rows[1][0]).rename(place.inputs / f"raise {canaries.PATH}.dcm")
+        rows[1][0] = f"raise {canaries.PATH}.dcm"
     if what == "a patient in two splits":
         rows[0][1] = rows[-1][1]
     if what == "a missing film":
@@ -317,5 +316,5 @@ def test_a_training_with_a_fault_says_nothing_that_is_in_a_film(taught, tmp_path
     if what.startswith("a patient") or what.startswith("a missing"):
         assert code == 2, place.said
     else:
-        assert code == 0 and "left out" in place.said, place.said
+        assert code == 0 and place.said.count(" is left out") == 2, place.said
     assert place.leaks() == []

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from pathlib import Path
 from tempfile import mkdtemp
 from types import ModuleType
@@ -111,10 +112,12 @@ class Done:
 
 
 class Command:
-    """``medvit`` in a process of its own, forked from one that has already imported torch."""
+    """``medvit`` in a process of its own, forked like its workers from one that has already imported torch."""
 
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["medvit.train", "medvit.predict", "medvit.show"])
+    context.set_forkserver_preload(
+        ["medvit.train", "medvit.predict", "medvit.show", "medvit.embed", "medvit.evaluation"]
+    )
 
     def __init__(self, *arguments: object, cwd: Path) -> None:
         self.streams = Path(mkdtemp(dir=cwd.parent))
@@ -139,6 +142,8 @@ def _main(words: list[str], cwd: str, streams: str) -> None:
     for descriptor, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(Path(streams, name), os.O_WRONLY | os.O_CREAT), descriptor)
     sys.argv = words
+    # Workers come from the fork server that this process came from, instead of from one that imports everything anew.
+    forkserver.ensure_running = forkserver._forkserver.ensure_running = lambda: None
     from medvit.cli import main
 
     raise SystemExit(main())

@@ -7,15 +7,14 @@ from pathlib import Path
 
 import pytest
 import tiny
-from corpus import cases
 
 BEFORE_READING = {"uid_conflict"}  # some of the corpus share an identity, since it lies where it cannot be changed
 
 
 @pytest.mark.slow
-def test_every_bad_input_is_accounted_for_and_the_run_ends_with_3(trained, tmp_path) -> None:
-    expected = {bad.path.name: bad for bad in cases(tmp_path / "corpus")}
-    done = tiny.medvit("predict", trained.checkpoint, tmp_path / "corpus", "-o", tmp_path / "out", cwd=tmp_path)
+def test_every_bad_input_is_accounted_for_and_the_run_ends_with_3(trained, corpus, tmp_path) -> None:
+    expected = {bad.path.name: bad for bad in corpus}
+    done = tiny.medvit("predict", trained.checkpoint, corpus[0].path.parent, "-o", tmp_path / "out", cwd=tmp_path)
     assert done.code == 3, done.err
     assert "Traceback" not in done.out + done.err
     with (tmp_path / "out/inputs.csv").open(newline="", encoding="utf-8") as file:
