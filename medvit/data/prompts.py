@@ -20,7 +20,7 @@ SMOOTHED = 0.01  # of the longer side, before a threshold is looked for
 LEAST, MOST = 0.003, 0.6  # share of the image that a proposed part covers
 RULE = (
     "the middle slice is smoothed and split in two by Otsu's threshold; the half that has less of the image's border is asked "
-    f"about: boxes around its largest connected parts of {LEAST:.1%} to {MOST:.0%} of the image"
+    f"about: boxes around its largest connected parts of {LEAST:.1%} to {MOST:.0%} of the image, no box above {MOST:.0%} of it"
 )
 
 
@@ -197,14 +197,17 @@ def proposed(plane: Plane, middle: int, most: int) -> list[Object]:
     bright = border.mean() <= 0.5
     parts, count = ndimage.label(inside if bright else ~inside)
     sizes = np.bincount(parts.ravel(), minlength=count + 1)[1:] / parts.size
-    chosen = [int(i) for i in np.argsort(-sizes, kind="stable") if LEAST <= sizes[i] <= MOST][:most]
+    places = [(rows, columns) for rows, columns in ndimage.find_objects(parts, max_label=count)]
+    boxes = np.array([(r.stop - r.start) * (c.stop - c.start) for r, c in places]) / parts.size
+    fit = (sizes >= LEAST) & (boxes <= MOST)
+    chosen = [int(i) for i in np.argsort(-sizes, kind="stable") if fit[i]][:most]
     if not chosen:
         raise Rejected(
             "no_prompt", f"No box or point is given for it, and the rule proposes none ({RULE}). Give --boxes."
         )
     objects = []
     for number, index in enumerate(chosen, 1):
-        rows, columns = ndimage.find_objects(parts, max_label=count)[index]
+        rows, columns = places[index]
         box = (float(columns.start), float(rows.start), float(columns.stop), float(rows.stop))
         told = f"proposed: {'bright' if bright else 'dark'} part {number} of {len(chosen)} on slice {middle}"
         objects.append(Object(f"part_{number}", (Prompt(middle, box),), told, proposed=True))

@@ -204,6 +204,11 @@ def test_the_rule_proposes_boxes_around_bright_or_dark_parts_and_never_the_whole
     assert proposed(1 - plane, 0, 1)[0].told == "proposed: dark part 1 of 1 on slice 0"
     with pytest.raises(Rejected, match="the rule proposes none"):
         proposed(np.pad(np.ones((54, 54), np.float32), 3), 0, 3)  # it would cover more than 60 % of the image
+    ring = np.zeros((60, 80), np.float32)
+    ring[3:57, 3:77] = 1
+    ring[8:52, 8:72] = 0
+    with pytest.raises(Rejected, match="the rule proposes none"):
+        proposed(ring, 0, 3)  # little of the image, in a box that is nearly all of it
     with pytest.raises(Rejected, match="proposes none"):
         system(proposals=0).asked(torch.zeros(1, 1, 8, 8), Case("a", "", (Path("a.png"),)))
 
