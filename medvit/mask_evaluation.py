@@ -20,7 +20,7 @@ from medvit import NOTICE, __version__
 from medvit.atomic import locked, write_text
 from medvit.case import Case
 from medvit.data.inputs import unpacked
-from medvit.data.mask_tables import layout_of, read_masked
+from medvit.data.mask_tables import read_folder, read_masked
 from medvit.duties import pool_of
 from medvit.errors import MedvitError, Unanswered
 from medvit.evaluate.assess import GROUP_DRAWS, plain
@@ -168,11 +168,8 @@ def _warn_of_strangers(system: Segmentation, asked: AskedMasks) -> None:
 
 def _cases(table: Path, split: str) -> tuple[list[Case], dict[str, dict[str, int]]]:
     """What is measured, and how many cases and patients each split has."""
-    layout = "medvit" if table.is_file() else layout_of(table)
-    splits = read_masked(layout, table)
-    if not table.is_file():
-        splits = {WHOLE: [case for cases in splits.values() for case in cases]}
-        split = WHOLE
+    splits = read_masked("medvit", table) if table.is_file() else {WHOLE: read_folder(table)}
+    split = split if table.is_file() else WHOLE
     if not splits.get(split):
         raise MedvitError(f"The table {table} has no case in split {split!r}; it has {', '.join(splits)}. See --split.")
     counts = {

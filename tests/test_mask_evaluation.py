@@ -10,6 +10,7 @@ import pytest
 import tiny
 import tiny_volumes
 import torch
+from PIL import Image as Pillow
 
 from medvit.case import Case
 from medvit.evaluate.mask_scores import Scored, differences, measured
@@ -137,6 +138,22 @@ def test_the_same_system_against_itself_differs_by_nothing(system, table, tmp_pa
     told = evaluate_masks(system, identity, table, tmp_path, asked, (system, identity))
     assert told["against"]["mean"] == {"dice": [0, 0, 0], "nsd": [0, 0, 0]}
     assert "Against" in (tmp_path / "evaluation.html").read_text()
+
+
+@pytest.mark.parametrize("layout", ["pictures", "medsam"])
+def test_a_folder_is_measured_whole_even_of_one_patient(system, tmp_path, layout) -> None:
+    volume, mask = tiny_volumes.block(1)
+    if layout == "pictures":
+        for name, planes in (("images", volume), ("masks", mask)):
+            (tmp_path / "set" / name).mkdir(parents=True)
+            Pillow.fromarray(planes[2]).save(tmp_path / "set" / name / "a.png")
+    else:
+        (tmp_path / "set").mkdir()
+        np.savez(tmp_path / "set" / "a.npz", imgs=volume, gts=mask)
+    told = evaluated(system, tmp_path / "set", tmp_path / "out", protocol="paper")
+    assert (told["split"], told["cases"], told["table_sha256"]) == ("whole folder", 1, "a folder")
+    for name in NAMES.values():
+        assert 0.3 < told["structures"][name]["dice"][0] < 1 and 0 < told["structures"][name]["nsd"][0] < 1
 
 
 def test_without_spacing_no_millimetres_are_invented(system, tmp_path) -> None:

@@ -66,9 +66,15 @@ def read_masked(layout: MaskLayout, table: Path | str, patient: str | None = Non
     return splits
 
 
-def layout_of(folder: Path) -> MaskLayout:
-    """How images and masks lie in a folder: in folders of equal names, or as MedSAM prepares them."""
-    return "folders" if (folder / "images").is_dir() else "medsam"
+def read_folder(folder: Path) -> list[Case]:
+    """Every image of a folder with its mask: folders of equal names, or as MedSAM prepares them; dealt to no splits.
+
+    Raises:
+        MedvitError: For an image without a mask, a mask without an image, and for what is missing.
+    """
+    layout: MaskLayout = "folders" if (folder / "images").is_dir() else "medsam"
+    pairs = _named_alike(folder, _of_folders(folder)) if layout == "folders" else _medsam(folder)
+    return [_case(image, (image,), mask, _patient(image, None, layout)) for image, mask in pairs]
 
 
 def _case(uid: Path, files: tuple[Path, ...], mask: Path, patient: str, modality: str | None = None) -> Case:

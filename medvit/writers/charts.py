@@ -15,6 +15,7 @@ circle.dot { fill: var(--ok); } path.whisker { stroke: var(--ok); stroke-width: 
 path.few { stroke: var(--rejected); } circle.few { fill: var(--rejected); } text { font-size: 9px; fill: var(--soft); }
 text.name { font-size: 10px; fill: var(--ink); } rect.cell { fill: var(--ok); }
 table.points { font-size: 12px; margin-top: 16px; } table + p { margin-top: 16px; }
+section > p:last-child { margin-bottom: 0; }
 table.points th, table.points td { padding-right: 10px; }
 .places { margin-top: 16px; }
 details { margin: 8px 0 0; } summary { cursor: pointer; color: var(--soft); }
