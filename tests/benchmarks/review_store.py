@@ -1,4 +1,4 @@
-"""What the log of decisions stands: 1,000 concurrent writes, 40 killed writers, 1,000 forgeries.
+"""What the log of decisions stands: 1,000 concurrent writes, 40 killed writers, 1,000 forgeries of the log or of the file.
 
 python tests/benchmarks/review_store.py
 """
@@ -59,22 +59,42 @@ def kills(out: Path) -> None:
 
 
 def forgeries(out: Path, count: int = 1000, rows: int = 200) -> None:
-    """Random edits, exchanges, removals and cuts of one log; how many were noticed."""
+    """Random edits, exchanges, removals and cuts of a log, other databases in its place, no heads; how many were noticed."""
     store, draw = Store(out), random.Random(1)
+    older = []  # as a copy of an evening would be
     for number in range(rows):
         store.append(
             f"r{number % 5}", "decision", f"{number % 40:016x}", "Mass", {"verdict": "accept", "note": str(number)}
         )
-    with closing(sqlite3.connect(store.path)) as base:
-        base.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        if number % 20 == 9:
+            older.append(out / f"older_{number}.sqlite")
+            with closing(sqlite3.connect(store.path)) as base:
+                base.execute("VACUUM INTO ?", (str(older[-1]),))
+    foreign = Store(out / "other")  # a whole chain of its own, and as long
+    for number in range(rows):
+        foreign.append(f"r{number % 5}", "decision", f"{number % 40:016x}", "Mass", {"verdict": "reject"})
+    for one in (store, foreign):
+        with closing(sqlite3.connect(one.path)) as base:
+            base.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     columns = ("at", "reviewer", "kind", "case_key", "finding", "body", "previous", "hash")
-    noticed: dict[str, list[bool]] = {"edit": [], "exchange": [], "removal": [], "cut": []}
+    kinds = ("edit", "exchange", "removal", "cut", "another database", "an older copy", "no heads")
+    noticed: dict[str, list[bool]] = {kind: [] for kind in kinds}
     for _ in range(count):
         kind, row, other = draw.choice(list(noticed)), draw.randint(1, rows), draw.randint(1, rows - 1)
         other += other >= row
         forged = out / "forged"
         shutil.rmtree(forged, ignore_errors=True)
         shutil.copytree(store.folder, forged / "review")
+        if kind in kinds[4:]:
+            if kind == "no heads":
+                (forged / "review/heads.txt").unlink()
+            else:
+                for name in ("decisions.sqlite", "decisions.sqlite-wal", "decisions.sqlite-shm"):
+                    (forged / "review" / name).unlink(missing_ok=True)
+                chosen = foreign.path if kind == "another database" else draw.choice(older)
+                shutil.copy(chosen, forged / "review/decisions.sqlite")
+            noticed[kind].append(bool(verify(forged).faults))
+            continue
         with closing(sqlite3.connect(forged / "review/decisions.sqlite", isolation_level=None)) as base:
             base.executescript("DROP TRIGGER no_update; DROP TRIGGER no_delete;")
             if kind == "edit":
