@@ -41,7 +41,11 @@ def by_finding(board: Board) -> dict[str, dict[str, dict[str, str]]]:
 
 
 def pairs(said: Said, finding: str) -> list[Pair]:
-    """Cohen's kappa of every two readers of a finding, and Fleiss' kappa of all where there are more than two."""
+    """Cohen's kappa of every two readers of a finding, and Fleiss' kappa where there are more than two.
+
+    Fleiss' kappa does not ask who the readers of a case were, but wants as many for each: it is of the cases that have the
+    usual number of readings, two at least.
+    """
     readers = sorted({reviewer for case in said.values() for reviewer in case})
     told = []
     for one, two in combinations(readers, 2):
@@ -49,10 +53,12 @@ def pairs(said: Said, finding: str) -> list[Pair]:
         if both:
             first, second = [case[one] for case in both], [case[two] for case in both]
             told.append(Pair(finding, f"{one} and {two}", cohen(first, second, READINGS)))
-    if len(readers) > 2:
-        every = [[case[reviewer] for reviewer in readers] for case in said.values() if len(case) == len(readers)]
-        if every:
-            told.append(Pair(finding, f"all {len(readers)} (Fleiss)", fleiss(every, READINGS)))
+    sizes = Counter(len(case) for case in said.values() if len(case) > 1)
+    if len(readers) > 2 and sizes:
+        usual = max(sizes, key=lambda size: (sizes[size], size))
+        every = [list(case.values()) for case in said.values() if len(case) == usual]
+        who = f"all {usual}" if usual == len(readers) else f"any {usual} of {len(readers)}"
+        told.append(Pair(finding, f"{who} (Fleiss)", fleiss(every, READINGS)))
     return told
 
 
@@ -74,7 +80,7 @@ def show(visit: "Visit") -> None:
     st.html(
         heading(
             "Agreement of readers",
-            "Cohen's kappa of two readers, Fleiss' of more, over the cases that they all decided; in "
+            "Cohen's kappa of two readers, over the cases that both decided, Fleiss' of more; in "
             "brackets 95 % of 2,000 draws of cases. A dash: there is nothing to agree about beyond chance.",
         )
     )

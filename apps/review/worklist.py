@@ -17,7 +17,14 @@ PAGE = 50  # cases on a page
 EVERY_S, EVERY_S_RUNNING = 20, 4  # until the list looks for news
 NAMED = 3  # findings of a case beside the strongest
 ANY = "any finding"
-STATES = {"any state": "", "not yet read": "not read", OPEN: OPEN, PARTLY: PARTLY, READ: READ}
+STATES = {
+    "any state": "",
+    "not yet read": "not read",
+    "needs a reader": "needed",
+    OPEN: OPEN,
+    PARTLY: PARTLY,
+    READ: READ,
+}
 STATE_WORDS = {OPEN: "open", PARTLY: "◐ begun", READ: "✓ read"}
 SORTS = ("strongest finding first", "lowest probability first", "nearest to the threshold first", "as answered", "case")
 
@@ -32,6 +39,7 @@ class Chosen(NamedTuple):
     state: str = ""
     search: str = ""
     sort: str = SORTS[0]
+    readers: int = 1  # that a case is for
 
 
 class Line(NamedTuple):
@@ -60,8 +68,10 @@ def lines(
             how = state(decided.get(reviewer, 0), run.asks(row, blind))
             if chosen.state in (OPEN, PARTLY, READ) and how != chosen.state:
                 continue
-            if chosen.state == "not read" and how == READ:
+            if chosen.state in ("not read", "needed") and how == READ:
                 continue
+            if chosen.state == "needed" and len(list(readers(dict(decided), run.asks(row, blind)))) >= chosen.readers:
+                continue  # enough others have read it
             found.append(Line(run, row, how, decided))
     return _sorted(found, chosen, blind)
 
@@ -156,7 +166,8 @@ def _choose(visit: "Visit") -> Chosen:
     search = columns[5].text_input("Case or study", key="search", placeholder="first digits of a case", max_chars=64)
     sort = columns[6].selectbox("Sort", SORTS, key="sort", disabled=blind)
     keys = tuple(names.values()) if run == "all runs" else (names.get(run, next(iter(names.values()))),)
-    return Chosen(keys, finding, bool(positive), bool(unlike), STATES[how], search or "", sort)
+    wanted = visit.settings.readers
+    return Chosen(keys, finding, bool(positive), bool(unlike), STATES[how], search or "", sort, wanted)
 
 
 def _progress(found: Sequence[Line], going: str) -> None:
