@@ -128,7 +128,7 @@ export default (component) => mounted(component, (root) => {
     draw();
   }
   state.update = (data) => {
-    const before = state.data; state.data = data; stage.style.height = "calc(100vh - 296px)"; side.textContent = data.side || ""; about.textContent = data.about || "";
+    const before = state.data; state.data = data; stage.style.height = "calc(100vh - 280px)"; side.textContent = data.side || ""; about.textContent = data.about || "";
     if (data.slices !== before.slices) load(data);
     else if (data.masks !== before.masks || data.hidden !== before.hidden) { state.box = null; masks(data, undefined, false); }
     else { if (data.finding !== before.finding && state.told) { if (paint.own.on) paint.toggle(); const chosen = state.masks.find((one) => one.label === data.finding && !one.before); if (chosen && chosen.largest >= 0 && !chosen.present[state.slice]) go(chosen.largest); } draw(); }
