@@ -184,7 +184,7 @@ def test_a_ct_series_is_shown_with_marks_and_windows_and_a_box_in_it_becomes_a_m
     page.keyboard.up("Shift")
     settled(page, lambda one: one["box"])
     page.get_by_role("button", name="Outline what is in the box").click()
-    page.wait_for_selector('[data-finding="box 1"]')
+    page.wait_for_selector('[data-finding="box 1"]', timeout=240_000)  # a worker loads torch
     settled(page, lambda one: one["masks"] == ["liver", "box 1"])
     assert last_mask(app.series, "box 1")[1].shape == app.truth["liver"].shape
     page.locator('[data-finding="liver"]').click()
