@@ -193,6 +193,27 @@ def test_a_ct_series_is_shown_with_marks_and_windows_and_a_box_in_it_becomes_a_m
     settled(page, lambda one: one["painting"])
     stroke(page, now, (3, 3))
     assert last_mask(app.series, "liver")[0].said["added"] > 1
+    before, held = Store(app.series).head()[0], []
+    page.route("**/review/paint/**", lambda route: held.append(route))  # a slow line
+    for place in ((20, 3), (24, 20)):
+        page.mouse.move(*at(page, now, *place))
+        page.mouse.down()
+        page.mouse.up()
+    page.get_by_role("button", name="Worklist").click()  # the reader goes on before anything is kept
+    page.wait_for_selector("[role=row][data-case]")
+    for number in (0, 1):
+        for _ in range(300):
+            if len(held) > number:
+                break
+            page.wait_for_timeout(100)
+        held[number].continue_()
+    for _ in range(300):
+        if sum(row.kind == "mask" for row in Store(app.series).since(before)) == 2:
+            break
+        page.wait_for_timeout(100)
+    mask = last_mask(app.series, "liver")[1][now["slice"]]
+    assert mask[3, 20] and mask[20, 24]
+    page.unroute("**/review/paint/**")
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 // `view` is the volume viewer: its state, draw(), voxel(event) in pixels of the slice, and shown() after a save.
 function brush(view) {
   const { state } = view;
-  const own = { on: false, tool: "brush", size: 5, undo: [], dirty: new Set(), busy: false, said: "", failed: false };
+  const own = { on: false, tool: "brush", size: 5, undo: [], dirty: new Set(), busy: false, said: "", failed: false, turn: 0, flight: null };
   const bar = element("span", "tools"), words = element("span", "soft", ""), label = element("span", "soft", "");
   const slider = element("input");
   slider.type = "range"; slider.min = 1; slider.max = 60; slider.value = own.size;
@@ -51,6 +51,7 @@ function brush(view) {
   function down(event) {
     const mask = own.on && chosen();
     if (!mask || event.button !== 0 || event.shiftKey) return false;
+    if (own.dirty.size && own.mask !== mask) { own.said = "Wait until what you painted before is kept."; tell(); return true; }
     if (!mask.painted) original(mask);
     const before = unpacked(mask, state.slice), at = view.voxel(event);
     own.stroke = { mask, z: state.slice, before, plane: before.slice(), last: at };
@@ -84,30 +85,39 @@ function brush(view) {
     put(mask, last.z, last.before); if (state.slice !== last.z) view.go(last.z);
     changed(mask, last.z);
   }
-  function changed(mask, z) { own.dirty.add(z); own.label = mask.label; view.draw(); send(); }
+  function changed(mask, z) { own.dirty.add(z); own.mask = mask; own.url = state.data.paint; view.draw(); send(); }
 
-  async function post(head, bits) {
+  async function post(url, head, bits) {
     const text = new TextEncoder().encode(JSON.stringify(head)), body = new Uint8Array(4 + text.length + bits.length);
     new DataView(body.buffer).setUint32(0, text.length, true); body.set(text, 4); body.set(bits, 4 + text.length);
-    const answer = await fetch(state.data.paint, { method: "POST", headers: { "x-medvit": "1" }, body });
+    const answer = await fetch(url, { method: "POST", headers: { "x-medvit": "1" }, body });
     const told = await answer.json().catch(() => ({}));
     if (!answer.ok) throw Object.assign(new Error(told.message || "The server does not answer."), { conflict: answer.status === 409 });
     return told;
   }
+  function gathered(mask, slices) { const each = Math.ceil(pixels() / 8), bits = new Uint8Array(slices.length * each); slices.forEach((z, i) => bits.set(packed(mask, z), i * each)); return bits; }
   // What is painted while a save is on its way goes with the next one; what was refused stays to be sent again.
-  async function send() {
-    clearTimeout(own.later);
-    if (own.busy) return;
-    own.busy = true; let wrong = null;
-    const mask = state.masks.find((one) => one.label === own.label && !one.before), finding = own.label;
-    while (own.dirty.size && mask && !wrong) {
+  function send() { clearTimeout(own.later); if (!own.busy) own.flight = sending(); }
+  async function sending() {
+    const { turn, mask, url } = own; let wrong = null;
+    own.busy = true;
+    while (turn === own.turn && own.dirty.size && !wrong) {
       const slices = [...own.dirty]; own.dirty.clear(); own.said = "keeping …"; own.failed = false; tell();
-      const bits = new Uint8Array(slices.length * Math.ceil(pixels() / 8)); slices.forEach((z, i) => bits.set(packed(mask, z), i * bits.length / slices.length));
-      try { kept(mask, await post({ finding, after: mask.seq, slices }, bits)); }
-      catch (error) { wrong = error; if (!error.conflict) slices.forEach((z) => own.dirty.add(z)); }
+      try { kept(mask, await post(url, { finding: mask.label, after: mask.seq, slices }, gathered(mask, slices))); }
+      catch (error) { wrong = error; if (!error.conflict && turn === own.turn) slices.forEach((z) => own.dirty.add(z)); }
     }
-    own.busy = false; refused(wrong); tell(); view.draw();
+    own.busy = false;
+    if (turn !== own.turn) missed(wrong, mask); else { refused(wrong); tell(); view.draw(); }
   }
+  // The reader has gone on to another case: what is not kept yet follows, and what cannot be is said there.
+  async function finish() {
+    const { mask, url, flight } = own, slices = [...own.dirty], bits = slices.length ? gathered(mask, slices) : null;
+    own.turn++; own.dirty.clear(); clearTimeout(own.later);
+    if (!bits) return;
+    await flight;
+    try { await post(url, { finding: mask.label, after: mask.seq, slices }, bits); } catch (error) { missed(error, mask); }
+  }
+  function missed(error, mask) { if (error) { own.failed = true; own.said = `NOT kept of ${mask.label} of the case before: ${error.message}`; words.textContent = own.said; bar.style.display = "contents"; } }
   function kept(mask, told) { mask.seq = told.seq; own.changed = true; own.said = `kept, row ${told.seq}: ${told.voxels} voxels`; own.failed = false; }
   function refused(error) {
     if (!error) return;
@@ -118,7 +128,7 @@ function brush(view) {
   async function fromAI() {
     const mask = chosen(), ai = state.masks.find((one) => one.before && one.label === mask.label); if (!ai || own.busy || own.dirty.size) return;
     own.busy = true; let wrong = null;
-    try { kept(mask, await post({ finding: mask.label, after: mask.seq, slices: null }, new Uint8Array())); mask.bits = ai.bits.slice(); mask.present = ai.present.slice(); own.undo = []; } catch (error) { wrong = error; }
+    try { kept(mask, await post(state.data.paint, { finding: mask.label, after: mask.seq, slices: null }, new Uint8Array())); mask.bits = ai.bits.slice(); mask.present = ai.present.slice(); own.undo = []; } catch (error) { wrong = error; }
     own.busy = false; refused(wrong); tell(); view.draw();
   }
   function ring(pen, at, ratio) {
@@ -139,7 +149,7 @@ function brush(view) {
   window.addEventListener("keydown", keys, true); window.addEventListener("beforeunload", leaving);
   return {
     edit, bar, own, down, move, up, tell, toggle, ring,
-    stop: () => { if (own.on) toggle(); own.dirty.clear(); own.undo = []; own.said = ""; own.stroke = null; tell(); },
-    close: () => { window.removeEventListener("keydown", keys, true); window.removeEventListener("beforeunload", leaving); clearTimeout(own.later); },
+    stop: () => { finish(); own.on = own.changed = false; own.undo = []; own.said = ""; own.stroke = null; tell(); },
+    close: () => { finish(); window.removeEventListener("keydown", keys, true); window.removeEventListener("beforeunload", leaving); clearTimeout(own.later); },
   };
 }
