@@ -78,7 +78,8 @@ class Plain(Dataset[Tensor]):
 def plain(net: ViTModel, path: Path, corners: np.ndarray, workers: int) -> int:
     """Describe tiles the plain way; how many."""
     count = 0
-    for x in DataLoader(Plain(path, corners), BATCH, num_workers=workers):
+    # fork, as a script of one's own would: this process was spawned, and its children would be
+    for x in DataLoader(Plain(path, corners), BATCH, num_workers=workers, multiprocessing_context="fork"):
         states = net(x.to(net.device), output_hidden_states=True)
         last = states.last_hidden_state
         features = torch.cat([*(state[:, 0] for state in states.hidden_states[-4:]), last[:, 1:].mean(dim=1)], dim=1)
