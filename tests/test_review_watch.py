@@ -77,6 +77,13 @@ def stop_early(process, records):
     raise AssertionError("it answered nothing, or ended before it could be watched")
 
 
+def let_go(watched):
+    """Let the run come to its end."""
+    if watched.predict.poll() is None:
+        watched.predict.send_signal(signal.SIGCONT)
+    assert watched.predict.wait(PATIENCE_S) == 0
+
+
 @pytest.fixture
 def page(browser, watched):
     opened = browser.new_context(viewport={"width": 1280, "height": 800}).new_page()
@@ -116,8 +123,7 @@ def test_the_list_fills_while_predict_works_and_says_how_far_it_is(page, watched
     page.get_by_text(f"run of answers going on, {before} of {FILMS} inputs; new cases appear here").wait_for()
     assert f"of {before + 1} read by you" in progress.inner_text()  # with the film of the other run
     assert page.locator("[role=row][data-case]").count() == before + 1
-    watched.predict.send_signal(signal.SIGCONT)
-    assert watched.predict.wait(PATIENCE_S) == 0
+    let_go(watched)
     page.wait_for_function(
         f"document.querySelector('[data-testid=stProgress]').innerText.includes('of {FILMS + 1} read by you')"
     )
@@ -126,6 +132,7 @@ def test_the_list_fills_while_predict_works_and_says_how_far_it_is(page, watched
 
 
 def test_a_film_in_a_zip_opens_and_its_earlier_film_stands_beside_another(page, watched):
+    let_go(watched)
     run = Run(watched.folder / "answers").refresh()
     packed = next(row for row in run.rows.values() if "!/" in row.source)
     page.goto(f"{watched.root}/?view=case&run={run.key}&case={packed.case}")
@@ -176,6 +183,8 @@ def test_outlines_lie_where_the_map_is_high_and_leave_the_film_by_a_key(page, wa
             x,
             y,
         )  # a line of two pixels, between pixels at worst
+    page.keyboard.press("b")  # those of all findings
+    settled(page, lambda now: {label for label, _ in now[0]["boxes"]} == {"Mass", "Nodule"})
     page.keyboard.press("b")
     settled(page, lambda now: not now[0]["boxes"])
     assert np.ptp(pixel(left, (top + bottom) / 2), axis=1).max() <= 2  # grey again

@@ -54,7 +54,8 @@ def show(visit: "Visit") -> None:
     with below[0]:
         _corrected(visit, run, row, finding)
     with right:
-        _told(board.seconds(row.case, visit.person.name), run.kind(row))
+        done = not hidden and all(name in standing for name in run.wanted(row, visit.settings.blind))
+        _told(board.seconds(row.case, visit.person.name), run.kind(row), hidden, done)
 
 
 def _opened(visit: "Visit", run: Run, row: Row) -> None:
@@ -346,11 +347,15 @@ def _corrected(visit: "Visit", run: Run, row: Row, finding: str) -> None:
     st.selectbox("It should be", labels, index, key=key, on_change=keep, format_func=shown)
 
 
-def _told(seconds: float, kind: str) -> None:
+def _told(seconds: float, kind: str, hidden: bool, done: bool) -> None:
+    """What was said of the last key, that a case is done, and which keys there are."""
     told = st.session_state.pop("told", None)
     if told:
         (st.warning if told[1] else st.info)(told[0])
+    deciding = "Y X U decide · B rest absent · S show the AI" if hidden else "A X U decide"
+    seeing = KEYS[kind].replace(" · B outlines", "").replace("H map · ", "") if hidden else KEYS[kind]
     st.html(
-        f'<div class="medvit-line soft">J K next, previous · 1–9 choose · A X U decide · Z undo · N note · {KEYS[kind]}'
+        ('<div class="medvit-line" data-testid="done"><b>✓ All decided</b>, J goes on</div>' if done else "")
+        + f'<div class="medvit-line soft">J K next, previous · 1–9 choose · {deciding} · Z undo · N note · {seeing}'
         f"{f' · {seconds:.0f} s on this case' if seconds else ''}</div>"
     )

@@ -164,7 +164,7 @@ def _choose(visit: "Visit") -> Chosen:
     )
     how = columns[4].selectbox("State", list(STATES), key="state")
     search = columns[5].text_input("Case or study", key="search", placeholder="first digits of a case", max_chars=64)
-    sort = columns[6].selectbox("Sort", SORTS, key="sort", disabled=blind)
+    sort = columns[6].selectbox("Sort", SORTS, SORTS.index("case") if blind else 0, key="sort", disabled=blind)
     keys = tuple(names.values()) if run == "all runs" else (names.get(run, next(iter(names.values()))),)
     wanted = visit.settings.readers
     return Chosen(keys, finding, bool(positive), bool(unlike), STATES[how], search or "", sort, wanted)

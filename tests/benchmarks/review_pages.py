@@ -11,12 +11,13 @@ import threading
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
-from playwright.sync_api import Page, sync_playwright  # noqa: E402
+from playwright.sync_api import Page, TimeoutError, sync_playwright  # noqa: E402
 from review_runs import App  # noqa: E402
 
 from apps.review.runs import Run  # noqa: E402
 
 REST_MS = 5_000
+TRIED = 20  # films that are opened in search of one with an earlier one
 
 
 def shoot(page: Page, path: Path) -> None:
@@ -44,6 +45,8 @@ def pages(app: App, runs: list[Run], pictures: Path, blind: bool) -> None:
             page.goto(f"{app.root}/?view=case&run={run.key}&case={row.case}")
             page.wait_for_selector("[data-finding]", timeout=60_000)
             shoot(page, pictures / f"{run.kind(row)}{'_blind' if blind else ''}.png")
+            if run.kind(row) == "film" and not blind:
+                beside(app, page, run, pictures)
         if not blind:
             for title in ("Agreement", "Analysis"):
                 page.get_by_role("button", name=title).click()
@@ -51,6 +54,24 @@ def pages(app: App, runs: list[Run], pictures: Path, blind: bool) -> None:
             stranger.goto(app.root)
             shoot(stranger, pictures / "without_key.png")
         browser.close()
+
+
+def beside(app: App, page: Page, run: Run, pictures: Path) -> None:
+    """A film with an earlier one of the patient beside it, where the run has such."""
+    rows = sorted(run.rows.values(), key=lambda one: -max((said.probability for said in one.positive), default=0.0))
+    for row in rows[:TRIED]:
+        page.goto(f"{app.root}/?view=case&run={run.key}&case={row.case}")
+        page.wait_for_selector("[data-finding]", timeout=60_000)
+        if page.get_by_label("Beside it").first.is_disabled():
+            continue
+        page.get_by_label("Beside it").first.click()
+        earlier = page.get_by_role("option", name="earlier")
+        try:
+            earlier.first.click(timeout=3_000)
+        except TimeoutError:  # there is none
+            continue
+        shoot(page, pictures / "film_beside.png")
+        return
 
 
 def main() -> None:

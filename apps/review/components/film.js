@@ -1,7 +1,7 @@
 // A film: wheel zooms, dragging pans, dragging with the right button sets window and level, I inverts, H shows the map, B outlines.
 // Of two films side by side keys are for the one under the pointer, else for the case; linked, they share window and level.
 export default (component) => mounted(component, (root) => {
-  const state = { data: {}, opacity: 0.55, heatOn: true, boxesOn: true, link: document.medvitLink || false, invert: false, centre: 0.5, width: 1, scale: 1, x: 0, y: 0, maps: [] };
+  const state = { data: {}, opacity: 0.55, heatOn: true, boxes: 1, link: document.medvitLink || false, invert: false, centre: 0.5, width: 1, scale: 1, x: 0, y: 0, maps: [] };
   const stage = element("div", "stage"), canvas = element("canvas"), pen = canvas.getContext("2d");
   const lens = element("div", "said"), about = element("div", "said top right"), measure = element("div", "said right"), message = element("div", "message", "");
   const side = element("div", "said top");
@@ -9,7 +9,8 @@ export default (component) => mounted(component, (root) => {
   const bar = element("div", "bar"), slider = element("input"); slider.type = "range"; slider.min = 0; slider.max = 100; slider.setAttribute("aria-label", "Opacity of the heat map");
   const heatButton = button("Heat map", "H", () => { state.heatOn = !state.heatOn; draw(); });
   const invertButton = button("Invert", "I", () => { state.invert = !state.invert; toned(); });
-  const boxButton = button("Outlines", "B", () => { state.boxesOn = !state.boxesOn; draw(); });
+  const nextBoxes = () => { state.boxes = (state.boxes + 1) % 3; draw(); };
+  const boxButton = button("Outlines", "B: of this finding, of all findings, none", nextBoxes);
   const linkButton = button("Link window", "window and level of both films together", () => { document.medvitLink = !state.link; document.dispatchEvent(new CustomEvent("medvit-link")); toned(); });
   const ramp = element("canvas", "ramp"); ramp.width = 74; ramp.height = 9;
   const ink = ramp.getContext("2d"); for (let i = 0; i < 74; i++) { ink.fillStyle = `rgb(${inferno(i / 73)})`; ink.fillRect(i, 0, 1, 9); }
@@ -55,10 +56,11 @@ export default (component) => mounted(component, (root) => {
   const follow = (event) => { if (state.link && event.detail !== root && document.medvitTone) { Object.assign(state, document.medvitTone); tone(); } };
   const linked = () => { state.link = !!document.medvitLink; draw(); };
   document.addEventListener("medvit-tone", follow); document.addEventListener("medvit-link", linked);
-  // Outlines of the regions that influenced scores: of the finding that is looked at drawn through, of others broken.
+  // Outlines of the regions that influenced scores: of the finding that is looked at, and if wanted of all others, broken.
+  const outlined = () => state.maps.filter((map) => state.boxes === 2 || state.boxes && map.label === state.data.finding);
   function outlines(step) {
     const unit = (state.ratio || 1) / state.scale, high = 17 * unit, taken = [], own = (map) => map.label === state.data.finding;
-    const drawn = state.maps.map((map) => ({ own: own(map), said: `AI: ${map.label.replaceAll("_", " ")}`, boxes: (map.regions || []).map((one) => one.map((edge) => edge / step)) })).filter((one) => one.boxes.length);
+    const drawn = outlined().map((map) => ({ own: own(map), said: `AI: ${map.label.replaceAll("_", " ")}`, boxes: (map.regions || []).map((one) => one.map((edge) => edge / step)) })).filter((one) => one.boxes.length);
     for (const one of drawn.sort((first, second) => first.own - second.own)) {
       const wide = (one.own ? 2 : 1.2) * unit;
       pen.setLineDash(one.own ? [] : [5 * wide, 4 * wide]);
@@ -79,12 +81,12 @@ export default (component) => mounted(component, (root) => {
   function draw() {
     const { film } = state;
     pen.setTransform(1, 0, 0, 1, 0, 0); pen.fillStyle = "#000"; pen.fillRect(0, 0, canvas.width, canvas.height);
-    invertButton.setAttribute("aria-pressed", state.invert); heatButton.setAttribute("aria-pressed", state.heatOn); boxButton.setAttribute("aria-pressed", state.boxesOn); linkButton.setAttribute("aria-pressed", state.link);
+    invertButton.setAttribute("aria-pressed", state.invert); heatButton.setAttribute("aria-pressed", state.heatOn); boxButton.setAttribute("aria-pressed", state.boxes > 0); boxButton.textContent = state.boxes === 2 ? "Outlines: all" : "Outlines"; linkButton.setAttribute("aria-pressed", state.link);
     linkButton.hidden = !state.data.two; boxButton.hidden = !!state.data.hidden; heatButton.hidden = !!state.data.hidden; slider.hidden = ramp.hidden = !!state.data.hidden || state.data.role === "beside";
     slider.value = Math.round(state.opacity * 100);
     if (film) {
       pen.setTransform(state.scale, 0, 0, state.scale, state.x, state.y);
-      pen.imageSmoothingEnabled = state.scale < 8; pen.imageSmoothingQuality = "high"; pen.drawImage(film.bare, 0, 0);
+      pen.imageSmoothingEnabled = state.scale < 8; pen.imageSmoothingQuality = state.scale > 1 ? "high" : "low"; pen.drawImage(film.bare, 0, 0);
       const map = chosen(), step = film.told.step;
       if (map && state.heatOn) {
         map.picture = map.picture || coloured(map.values, map.shape[0], map.shape[1], map.faint);
@@ -92,13 +94,13 @@ export default (component) => mounted(component, (root) => {
         pen.save(); pen.beginPath(); pen.rect(0, 0, film.width, film.height); pen.clip();
         pen.globalAlpha = state.opacity; pen.imageSmoothingEnabled = true; pen.drawImage(map.picture, left, top, right - left, bottom - top); pen.restore();
       }
-      if (state.boxesOn) outlines(step);
+      if (state.boxes) outlines(step);
       measured();
     }
     const map = chosen();
-    method.textContent = state.data.hidden ? "the AI's answer is hidden until you have decided" : state.data.role === "beside" ? "" : map ? `regions that influenced this score · ${map.method}${state.boxesOn ? " · outlined: above half of the highest value" : ""} · one scale for all cases of a finding` : state.data.finding ? "no map: the finding is below its threshold, or none was written" : "";
+    method.textContent = state.data.hidden ? "the AI's answer is hidden until you have decided" : state.data.role === "beside" ? "" : map ? `regions that influenced this score · ${map.method}${state.boxes ? " · outlined: above half of the highest value" : ""} · one scale for all cases of a finding` : state.data.finding ? "no map: the finding is below its threshold, or none was written" : "";
     ramp.style.visibility = map && state.heatOn ? "visible" : "hidden";
-    root.dataset.state = JSON.stringify({ case: state.shownCase || "", scale: state.scale, x: state.x, y: state.y, ratio: state.ratio, opacity: state.opacity, heat: state.heatOn && !!map, invert: state.invert, centre: state.centre, width: state.width, label: map ? map.label : "", boxes: state.boxesOn ? state.maps.map((one) => [one.label, one.regions || []]) : [], link: state.link, beside: state.data.role === "beside" });
+    root.dataset.state = JSON.stringify({ case: state.shownCase || "", scale: state.scale, x: state.x, y: state.y, ratio: state.ratio, opacity: state.opacity, heat: state.heatOn && !!map, invert: state.invert, centre: state.centre, width: state.width, label: map ? map.label : "", boxes: outlined().map((one) => [one.label, one.regions || []]), link: state.link, beside: state.data.role === "beside" });
   }
   function measured() {
     const { film } = state, spacing = film.told.spacing;
@@ -120,7 +122,7 @@ export default (component) => mounted(component, (root) => {
   const keys = (event) => {
     const over = document.medvitOver && document.medvitOver.isConnected ? document.medvitOver : null;
     if (writing(event) || (over ? over !== root : state.data.role === "beside") || (state.data.hidden && event.key.toLowerCase() === "b")) return;
-    const act = { i: () => { state.invert = !state.invert; toned(); }, b: () => { state.boxesOn = !state.boxesOn; draw(); }, h: () => { state.heatOn = !state.heatOn; draw(); }, "0": fit, "[": () => { state.opacity = Math.max(state.opacity - 0.1, 0); draw(); }, "]": () => { state.opacity = Math.min(state.opacity + 0.1, 1); draw(); } }[event.key.toLowerCase()];
+    const act = { i: () => { state.invert = !state.invert; toned(); }, b: nextBoxes, h: () => { state.heatOn = !state.heatOn; draw(); }, "0": fit, "[": () => { state.opacity = Math.max(state.opacity - 0.1, 0); draw(); }, "]": () => { state.opacity = Math.min(state.opacity + 0.1, 1); draw(); } }[event.key.toLowerCase()];
     if (act) { event.preventDefault(); act(); }
   };
   document.addEventListener("keydown", keys);

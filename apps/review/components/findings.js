@@ -29,7 +29,7 @@ export default (component) => mounted(component, (root) => {
       line.append(element("span", "soft", place < 9 ? `${place + 1}` : ""), name);
       if (!data.blind) { const said = element("span"); if (one.probability !== null) said.append(element("span", one.positive ? "strong" : "soft", `${one.probability.toFixed(2)}${one.positive ? " ▲" : ""}`), element("span", "soft", one.threshold === null ? " own score" : ` (${one.threshold.toFixed(2)})`)); line.append(said); }
       const you = element("span", "you"); if (one.verdict) you.append(element("span", one.sign, `${SIGNS[one.sign]}${one.verdict}`)); line.append(you);
-      if (data.others) line.append(element("span", "soft cut", one.others || ""));
+      if (data.others) { const others = element("span", "soft cut", one.others || ""); others.title = one.others || ""; line.append(others); }
       line.onclick = () => choose(one.name);
       line.onkeydown = (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); choose(one.name); } };
       box.append(line);
