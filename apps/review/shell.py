@@ -16,6 +16,7 @@ from medvit.errors import MedvitError
 
 STYLE = """<style>
 [data-testid="stHeader"], [data-testid="stToolbar"], #MainMenu, footer { display: none; }
+[data-testid="stMain"]::before { display: none; }
 [data-testid="stMainBlockContainer"] { padding: 10px 18px 34px; max-width: none; }
 [data-testid="stVerticalBlock"] { gap: 8px; } [data-testid="stHorizontalBlock"] { gap: 12px; }
 [data-testid="stHtml"] { font-size: 13px; }
