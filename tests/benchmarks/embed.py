@@ -114,6 +114,7 @@ def processor_s(workers: Sequence[int]) -> float:
 def serve(line: Connection, name: str, path: Path, tiles: int, workers: int) -> None:
     """One side in its own process: all tiles once for every message."""
     pids: list[int] = []
+    pool = None
     if name == "medvit":
         keep_memory()  # as `medvit embed` does
         system, precision = our_system(tiles), doctor.precision(DEVICE)
@@ -136,8 +137,10 @@ def serve(line: Connection, name: str, path: Path, tiles: int, workers: int) -> 
             started, computed = time.perf_counter(), processor_s(pids)
             count = work()
             line.send(Took(time.perf_counter() - started, processor_s(pids) - computed, count))
-            if name == "medvit":
+            if pool:
                 pids = [worker._process.pid for worker in pool._team if worker._process]
+    if pool:
+        pool.close()
 
 
 def begun(name: str, path: Path, tiles: int, workers: int) -> Connection:
