@@ -1,5 +1,6 @@
 """Runs as `medvit predict` leaves them, without a network; and the app started on them as a user does."""
 
+import asyncio
 import atexit
 import json
 import os
@@ -224,3 +225,30 @@ def answered(app: App, patience_s: float = 60) -> None:
         except OSError:
             time.sleep(0.1)
     raise AssertionError("the app does not answer")
+
+
+def reply_of(
+    app: Callable, path: str, cookie: str, method: str = "GET", body: bytes = b"", headers: Sequence = ()
+) -> tuple[int, bytes]:
+    """What an address of an application answers to somebody: status and body."""
+    told = {"status": 0, "body": b""}
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": path,
+        "query_string": b"",
+        "headers": [(b"cookie", cookie.encode()), (b"host", b"127.0.0.1"), *headers],
+    }
+
+    async def receive():
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message):
+        told["status"] = message.get("status", told["status"])
+        told["body"] += message.get("body", b"")
+
+    asyncio.run(app(scope, receive, send))
+    return told["status"], told["body"]

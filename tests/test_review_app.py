@@ -1,13 +1,12 @@
 """What the app's pages do, without a browser: lists, keys, blind reading, two readers, the door, and what they refuse."""
 
-import asyncio
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from review_runs import LABELS, leave, leave_cells, leave_films
+from review_runs import LABELS, leave, leave_cells, leave_films, reply_of
 
 from apps.review.desk import Settings
 from apps.review.pictures import thumbnail
@@ -241,31 +240,6 @@ def test_another_film_in_the_place_of_a_case_is_not_shown(out, tmp_path):
         film(str(tmp_path / "films/01.dcm"), first)
 
 
-def asked(app, path, cookie):
-    """What an address answers to somebody: status and body."""
-    told = {"status": 0, "body": b""}
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
-        "method": "GET",
-        "scheme": "http",
-        "path": path,
-        "query_string": b"",
-        "headers": [(b"cookie", cookie.encode()), (b"host", b"127.0.0.1")],
-    }
-
-    async def receive():
-        return {"type": "http.request", "body": b"", "more_body": False}
-
-    async def send(message):
-        told["status"] = message.get("status", told["status"])
-        told["body"] += message.get("body", b"")
-
-    asyncio.run(app(scope, receive, send))
-    return told["status"], told["body"]
-
-
 def test_addresses_too_tell_a_blind_reader_nothing_until_they_asked(out):
     from starlette.applications import Starlette
     from starlette.middleware import Middleware
@@ -281,13 +255,13 @@ def test_addresses_too_tell_a_blind_reader_nothing_until_they_asked(out):
     (run,) = shared.runs.values()
     case = next(iter(run.rows))
     heat = f"/review/heat/{run.key}/{case}"
-    assert asked(app, heat, "")[0] == 401 and asked(app, heat, cookies["anna"]) == (200, b"[]")
+    assert reply_of(app, heat, "")[0] == 401 and reply_of(app, heat, cookies["anna"]) == (200, b"[]")
     Store(out).append("anna", "shown", case)
-    status, body = asked(app, heat, cookies["anna"])
+    status, body = reply_of(app, heat, cookies["anna"])
     assert status == 200 and [one["label"] for one in json.loads(body)] == ["Mass", "Nodule"]
-    assert asked(app, heat, cookies["ben"]) == (200, b"[]")
-    assert asked(app, f"/review/thumbnail/{run.key}/{case}", cookies["ben"])[1][:3] == b"\xff\xd8\xff"
-    assert asked(app, f"/review/film/{run.key}/{'0' * 16}", cookies["ben"])[0] == 404
+    assert reply_of(app, heat, cookies["ben"]) == (200, b"[]")
+    assert reply_of(app, f"/review/thumbnail/{run.key}/{case}", cookies["ben"])[1][:3] == b"\xff\xd8\xff"
+    assert reply_of(app, f"/review/film/{run.key}/{'0' * 16}", cookies["ben"])[0] == 404
 
 
 def test_a_folder_of_cells_shows_what_the_run_left_and_blind_readers_see_no_attention(tmp_path):

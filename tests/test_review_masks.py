@@ -1,6 +1,5 @@
 """Masks of a reader's own, without a browser: how they are kept, refused, checked, read from series, and handed out."""
 
-import asyncio
 import json
 import os
 import shutil
@@ -13,7 +12,7 @@ import pydicom
 import pytest
 import tiny_volumes
 from highdicom.seg import segread
-from review_runs import leave_volume
+from review_runs import leave_volume, reply_of
 
 from apps.review.desk import Desk, Settings
 from apps.review.export import hand_out
@@ -114,21 +113,8 @@ def test_a_mask_that_was_changed_or_lost_shows_by_its_row_and_is_not_shown(offic
 
 
 def sent(app, path, cookie, body, own=True):
-    """What an address answers to what somebody sends."""
-    told = {"status": 0, "body": b""}
-    headers = [(b"cookie", cookie.encode()), (b"host", b"127.0.0.1"), *([(b"x-medvit", b"1")] if own else [])]
-    scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http",
-             "path": path, "query_string": b"", "headers": headers}  # fmt: skip
-
-    async def receive():
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    async def send(message):
-        told["status"] = message.get("status", told["status"])
-        told["body"] += message.get("body", b"")
-
-    asyncio.run(app(scope, receive, send))
-    return told["status"], told["body"]
+    """What an address answers to what somebody sends, from the app's own page or another."""
+    return reply_of(app, path, cookie, "POST", body, [(b"x-medvit", b"1")] if own else ())
 
 
 def test_only_who_is_let_in_may_paint_from_the_apps_own_page_and_no_blind_reader(office):

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,25 +14,14 @@ import tiny
 from conftest import _make_film
 from PIL import Image as Pillow
 from review_runs import App, leave_films
+from test_review_browser import ARTEFACTS, browser
 
 from apps.review.runs import Run
 
+__all__ = ["browser"]  # a fixture of the other file
 pytestmark = pytest.mark.slow
-CHROMIUM = "/usr/bin/chromium"
-ARTEFACTS = Path(__file__).parents[1] / ".artefacts"
 FILMS, IN_ZIP, PATIENCE_S = 30, 3, 90
 PATIENT = {"PatientBirthDate": "19500101", "PatientSex": "F"}
-
-
-@pytest.fixture(scope="module")
-def browser():
-    pytest.importorskip("streamlit")
-    if not Path(CHROMIUM).exists():
-        pytest.skip("Chromium is not installed")
-    with pytest.importorskip("playwright.sync_api").sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")
