@@ -90,17 +90,23 @@ def evaluate(options: argparse.Namespace) -> int:
         raise MedvitError("--protocol and --structures are for systems that answer masks.")
     if not options.table.is_file():
         raise MedvitError(f"{options.table} is no file. Give a table of labelled cases.")
-    unknown = {name: told for name, told in
-               (("data_licence", options.data_licence), ("weights_licence", options.weights_licence)) if told}  # fmt: skip
     asked = Asked(
-        options.split, words(options.by), options.draws, options.workers, options.batch_size, device,
-        boxes=options.boxes, mask_values=numbers(options.mask_values), silence_um=options.silence_um, **unknown,
+        **_asking(options, device), batch_size=options.batch_size, boxes=options.boxes,
+        mask_values=numbers(options.mask_values), silence_um=options.silence_um,
     )  # fmt: skip
     out = _out(options)
     against = _opened(options.against, options.mpp, options.cells) if options.against else None
     told = measure(system, identity, options.table, out, asked, against)
     print(json.dumps(told, indent=2) if options.json else text(told, out))
     return DONE
+
+
+def _asking(options: argparse.Namespace, device: str) -> dict[str, Any]:
+    """What every evaluation is asked; licences that nobody told keep the words that say so."""
+    licences = {name: getattr(options, name) for name in ("data_licence", "weights_licence")}
+    told = {name: licence for name, licence in licences.items() if licence}
+    shared = {"split": options.split, "by": words(options.by), "draws": options.draws, "workers": options.workers}
+    return {**shared, "device": device, **told}
 
 
 def _out(options: argparse.Namespace) -> Path:
@@ -116,11 +122,9 @@ def _evaluate_masks(options: argparse.Namespace, system: Any, identity: dict[str
         raise MedvitError("--boxes are carried through volumes: add --protocol carried.")
     if not 0 < options.tolerance_mm < float("inf"):
         raise MedvitError("--tolerance-mm must be a length above 0.")
-    licences = {"data_licence": options.data_licence, "weights_licence": options.weights_licence}
     asked = AskedMasks(
-        split=options.split, protocol=options.protocol, structures=structures_of(options.structures),
-        tolerance_mm=options.tolerance_mm, by=words(options.by), draws=options.draws, workers=options.workers,
-        device=device, **{name: told for name, told in licences.items() if told},
+        **_asking(options, device), protocol=options.protocol, structures=structures_of(options.structures),
+        tolerance_mm=options.tolerance_mm,
     )  # fmt: skip
     against = _opened(options.against, "", "") if options.against else None
     if against and not isinstance(against[0], type(system)):

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event
@@ -18,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from medvit import NOTICE, __version__
 from medvit.atomic import locked, write_text
 from medvit.case import Case
 from medvit.data.batch import Batch
@@ -29,7 +27,7 @@ from medvit.evaluate.froc import BOX_UM
 from medvit.evaluate.places import Places
 from medvit.evaluate.points import YOUDEN, points
 from medvit.explain.analytics import analysed
-from medvit.labelled import columns_of, counted, read_labels, read_masks, split_of
+from medvit.labelled import Asking, columns_of, counted, provenance, read_labels, read_masks, split_of
 from medvit.pipeline import Answer, Pipeline
 from medvit.progress import progress
 from medvit.result import Result
@@ -37,7 +35,6 @@ from medvit.tasks.bags import BagClassification
 from medvit.tasks.classification import Classification
 from medvit.tasks.findings import Findings, known_bce
 from medvit.tasks.system import System
-from medvit.weights import file_digest
 from medvit.writers.evaluation_page import evaluation_page
 from medvit.writers.model_card import model_card
 from medvit.writers.summary import thumbnail
@@ -50,36 +47,22 @@ ANSWER_COLUMNS = ("case", "label", "truth", "probability", "out_of_distribution"
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """How to evaluate.
+class Asked(Asking):
+    """How to evaluate findings.
 
     Args:
-        split: Of the table.
-        by: Columns for subgroups; those of `USUAL` that the table has where empty.
-        draws: Of every interval.
-        workers: Guarded processes that read; 0 reads here.
         batch_size: Cases answered at once.
-        device: ``cpu``, ``cuda``, ….
         precision: ``32`` or ``bf16``.
         boxes: A CSV of where findings lie on films, for FROC.
         mask_values: What in the masks of slides is a lesion, for FROC; any value but 0 where empty.
         silence_um: Side of the square that a detection on a slide silences, for FROC.
-        data_licence: What the model card says of the data.
-        weights_licence: What it says of the weights.
     """
 
-    split: str = "test"
-    by: tuple[str, ...] = ()
-    draws: int = 1_000
-    workers: int = 0
     batch_size: int = 16
-    device: str = "cpu"
     precision: str = "32"
     boxes: Path | None = None
     mask_values: tuple[int, ...] = ()
     silence_um: float = BOX_UM
-    data_licence: str = "not told; say it with --data-licence"
-    weights_licence: str = "not told; say it with --weights-licence"
 
 
 def evaluate(
@@ -115,16 +98,8 @@ def evaluate(
         places = _places(findings, table, points_of, asked)
         answered, refused = answers(findings, cases, names, asked, places)
         told = {
-            "notice": NOTICE,
-            "medvit": __version__,
-            "evaluated": datetime.now(UTC).isoformat(timespec="seconds"),
-            "system": system.identity,
-            "checkpoint": dict(checkpoint),
+            **provenance(system.identity, checkpoint, table, asked),
             "calibration": _calibration(checkpoint),
-            "table": table.name,
-            "table_sha256": file_digest(table),
-            "data_licence": asked.data_licence,
-            "weights_licence": asked.weights_licence,
             "split": asked.split,
             "splits": {name: counted(some, names) for name, some in splits.items()},
             "cases": len(answered.keys),
@@ -248,7 +223,8 @@ def _calibration(checkpoint: Mapping[str, Any]) -> str:
 
 def _common(first: Answers, second: Answers) -> tuple[Answers, Answers]:
     """Both answers about the cases that both answered."""
-    shared = [key for key in first.keys if key in set(second.keys)]
+    theirs = set(second.keys)
+    shared = [key for key in first.keys if key in theirs]
     return _of(first, shared), _of(second, shared)
 
 

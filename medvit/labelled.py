@@ -2,16 +2,58 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from medvit import NOTICE, __version__
 from medvit.case import Case, read_csv, read_table
 from medvit.errors import MedvitError
 from medvit.evaluate.subgroups import MOST, USUAL, band
+from medvit.weights import file_digest
 
 log = logging.getLogger(__name__)
 
 NOT_GROUPS = ("path", "patient_id", "split", "mask")  # columns that make no subgroups
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """How to evaluate, whatever the system answers.
+
+    Args:
+        split: Of the table.
+        by: Columns for subgroups; those of `USUAL` that the table has where empty.
+        draws: Of every interval.
+        workers: Guarded processes that read; 0 reads here.
+        device: ``cpu``, ``cuda``, ….
+        data_licence: What the model card says of the data.
+        weights_licence: What it says of the weights.
+    """
+
+    split: str = "test"
+    by: tuple[str, ...] = ()
+    draws: int = 1_000
+    workers: int = 0
+    device: str = "cpu"
+    data_licence: str = "not told; say it with --data-licence"
+    weights_licence: str = "not told; say it with --weights-licence"
+
+
+def provenance(identity: str, checkpoint: Mapping[str, Any], table: Path, asked: Asking) -> dict[str, Any]:
+    """What an evaluation was made of: the system's ``identity``, its checkpoint, and the table or the folder."""
+    return {
+        "notice": NOTICE,
+        "medvit": __version__,
+        "evaluated": datetime.now(UTC).isoformat(timespec="seconds"),
+        "system": identity,
+        "checkpoint": dict(checkpoint),
+        "table": table.name,
+        "table_sha256": file_digest(table) if table.is_file() else "a folder",
+        "data_licence": asked.data_licence,
+        "weights_licence": asked.weights_licence,
+    }
 
 
 def read_labels(

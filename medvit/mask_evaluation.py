@@ -8,7 +8,6 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +15,6 @@ import numpy as np
 import torch
 from PIL import Image as Pillow
 
-from medvit import NOTICE, __version__
 from medvit.atomic import locked, write_text
 from medvit.case import Case
 from medvit.data.inputs import unpacked
@@ -27,7 +25,7 @@ from medvit.evaluate.assess import GROUP_DRAWS, plain
 from medvit.evaluate.mask_scores import MEASURES, Scored, differences, groups, measured
 from medvit.evaluate.segmentation import Scores
 from medvit.guard import Pool
-from medvit.labelled import columns_of
+from medvit.labelled import Asking, columns_of, provenance
 from medvit.progress import progress
 from medvit.tasks.prompted import (
     PROTOCOLS,
@@ -43,7 +41,6 @@ from medvit.tasks.prompted import (
     square,
 )
 from medvit.tasks.segmentation import Segmentation
-from medvit.weights import file_digest
 from medvit.writers.mask_page import mask_page, outlined
 from medvit.writers.model_card import model_card
 from medvit.writers.table import written_csv
@@ -57,32 +54,18 @@ WHOLE = "whole folder"
 
 
 @dataclass(frozen=True, slots=True)
-class AskedMasks:
-    """How to evaluate.
+class AskedMasks(Asking):
+    """How to evaluate masks; a folder is measured whole, whatever the ``split``.
 
     Args:
-        split: Of the table; a folder is measured whole.
         protocol: One of `PROTOCOLS`.
         structures: What the numbers of the masks are called.
         tolerance_mm: Within which surfaces agree; ``paper`` has its own.
-        by: Columns for subgroups.
-        draws: Of every interval.
-        workers: Guarded processes that read; 0 reads here.
-        device: ``cpu``, ``cuda``, ….
-        data_licence: What the model card says of the data.
-        weights_licence: What it says of the weights.
     """
 
-    split: str = "test"
     protocol: Protocol = "slices"
     structures: Mapping[int, str] = field(default_factory=dict)
     tolerance_mm: float = TOLERANCE_MM
-    by: tuple[str, ...] = ()
-    draws: int = 1_000
-    workers: int = 0
-    device: str = "cpu"
-    data_licence: str = "not told; say it with --data-licence"
-    weights_licence: str = "not told; say it with --weights-licence"
 
 
 class Told(NamedTuple):
@@ -126,15 +109,7 @@ def evaluate_masks(
         scored = _scored(told, asked)
         columns = columns_of(table, cases, scored.keys, asked.by) if table.is_file() else {}
         result = plain({
-            "notice": NOTICE,
-            "medvit": __version__,
-            "evaluated": datetime.now(UTC).isoformat(timespec="seconds"),
-            "system": system.identity,
-            "checkpoint": dict(checkpoint),
-            "table": table.name,
-            "table_sha256": file_digest(table) if table.is_file() else "a folder",
-            "data_licence": asked.data_licence,
-            "weights_licence": asked.weights_licence,
+            **provenance(system.identity, checkpoint, table, asked),
             "split": asked.split if table.is_file() else WHOLE,
             "splits": splits,
             "cases": len(scored.keys),
@@ -258,13 +233,15 @@ def _scored(told: Sequence[Told], asked: AskedMasks) -> Scored:
 
 def _common(first: Scored, second: Scored) -> tuple[Scored, Scored]:
     """Both about the cases and structures that both answered."""
-    keys = [key for key in first.keys if key in set(second.keys)]
+    theirs = set(second.keys)
+    keys = [key for key in first.keys if key in theirs]
     names = tuple(name for name in first.names if name in second.names)
     return _of(first, keys, names), _of(second, keys, names)
 
 
 def _of(scored: Scored, keys: Sequence[str], names: tuple[str, ...]) -> Scored:
-    rows = [list(scored.keys).index(key) for key in keys]
+    place = {key: i for i, key in enumerate(scored.keys)}
+    rows = [place[key] for key in keys]
     columns = [scored.names.index(name) for name in names]
     values = {measure: each[np.ix_(rows, columns)] for measure, each in scored.values.items()}
     return Scored(keys, [scored.patients[row] for row in rows], names, values)
