@@ -73,8 +73,9 @@ def two_colours(colours: NDArray[np.float64]) -> NDArray[np.bool_] | None:
         return None
     along = colours @ np.linalg.svd(colours - colours.mean(axis=0), full_matrices=False)[2][0]
     ordered = np.sort(along)
-    cuts = range(1, len(ordered))
-    best = max(cuts, key=lambda at: at * (len(ordered) - at) * (ordered[at:].mean() - ordered[:at].mean()) ** 2)
+    below = np.arange(1, len(ordered))  # pictures below each cut
+    above, sums = len(ordered) - below, ordered.cumsum()
+    best = below[np.argmax(below * above * ((sums[-1] - sums[:-1]) / above - sums[:-1] / below) ** 2)]
     low, high = ordered[:best], ordered[best:]
     apart = (high.mean() - low.mean()) / max(low.std(), high.std(), 1.0)
     if min(len(low), len(high)) < len(ordered) * SHARE or apart < STAINS:
