@@ -11,12 +11,13 @@ faster. bf16 where this processor multiplies it, as `medvit train` would with `p
 """
 
 import argparse
-import re
 import statistics
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
+from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import patch
 
@@ -32,13 +33,11 @@ from medvit.nets.ibot import IBOT
 from medvit.nets.vit import ViT
 from medvit.optim import decay_groups
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from transformers_names import their_names
+
 FUSED = F.scaled_dot_product_attention
 PROTOTYPES, STUDENT, TEACHER, MOMENTUM = 8_192, 0.1, 0.04, 0.996
-NAMES = {
-    r"^(cls_token)": r"embeddings.\1", r"^pos_embed": "embeddings.position_embeddings",
-    r"^patch_embed\.proj": "embeddings.patch_embeddings.projection", r"^blocks": "layers", r"^norm": "layernorm",
-    r"\.norm1": ".layernorm_before", r"\.norm2": ".layernorm_after", r"\.attn\.proj": ".attention.o_proj",
-}  # fmt: skip
 
 
 class Side(NamedTuple):
@@ -57,7 +56,9 @@ class Plain(nn.Module):
         super().__init__()
         config = transformers.ViTConfig(**SMALL)
         vit = transformers.ViTModel(config, add_pooling_layer=False, use_mask_token=True)
-        state = their_names(ours.student.backbone.state_dict()) | {"embeddings.mask_token": ours.masked_embed[None]}
+        named = their_names(ours.student.backbone.state_dict())
+        state = {name.removeprefix("vit."): value for name, value in named.items()}
+        state["embeddings.mask_token"] = ours.masked_embed[None]
         vit.load_state_dict(state)
         self.student = nn.ModuleDict({"vit": vit, "head": deepcopy(ours.student.head)})
         self.teacher = deepcopy(self.student).requires_grad_(False)
@@ -96,18 +97,6 @@ class Plain(nn.Module):
     def follow(self) -> None:
         for teacher, student in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
             teacher.mul_(MOMENTUM).add_((1 - MOMENTUM) * student)
-
-
-def their_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our weights under the names of transformers 5."""
-    renamed = {}
-    for ours, value in state.items():
-        name = ours
-        for pattern, replacement in NAMES.items():
-            name = re.sub(pattern, replacement, name)
-        parts = zip("qkv", value.chunk(3), strict=True) if ".attn.qkv." in name else [("", value)]
-        renamed |= {name.replace(".attn.qkv.", f".attention.{letter}_proj."): part for letter, part in parts}
-    return renamed
 
 
 def written_out(q: Tensor, k: Tensor, v: Tensor, *unused: object, **named: object) -> Tensor:

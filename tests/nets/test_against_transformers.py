@@ -1,11 +1,10 @@
 """The same weights give the same answers in transformers, so that benchmarks against it compare the same arithmetic."""
 
-import re
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from transformers_names import their_names
 
 from medvit.nets.mae import MAE
 from medvit.nets.vit import ViT
@@ -15,36 +14,6 @@ transformers = pytest.importorskip("transformers", reason="transformers is not i
 SIZES: dict[str, Any] = {"image_size": 32, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4,
          "intermediate_size": 128, "layer_norm_eps": 1e-6, "hidden_dropout_prob": 0.0,
          "attention_probs_dropout_prob": 0.0}  # fmt: skip
-NAMES = {
-    r"^encoder\.": "",
-    r"^(cls_token|pos_embed|patch_embed|blocks|norm)\b": r"vit.\1",
-    r"^vit\.cls_token": "vit.embeddings.cls_token",
-    r"^vit\.pos_embed": "vit.embeddings.position_embeddings",
-    r"^vit\.patch_embed\.proj": "vit.embeddings.patch_embeddings.projection",
-    r"^vit\.blocks": "vit.layers",
-    r"^vit\.norm": "vit.layernorm",
-    r"^head": "classifier",
-    r"^(mask_token|decoder_)": r"decoder.\1",
-    r"decoder_blocks": "decoder_layers",
-    r"\.norm1": ".layernorm_before",
-    r"\.norm2": ".layernorm_after",
-    r"\.attn\.proj": ".attention.o_proj",
-}
-
-
-def their_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Our weights under the names of transformers 5, with query, key and value apart."""
-    renamed = {}
-    for ours, value in state.items():
-        name = ours
-        for pattern, replacement in NAMES.items():
-            name = re.sub(pattern, replacement, name)
-        if ".attn.qkv." in name:
-            for letter, part in zip("qkv", value.chunk(3), strict=True):
-                renamed[name.replace(".attn.qkv.", f".attention.{letter}_proj.")] = part
-        else:
-            renamed[name] = value
-    return renamed
 
 
 def scatter(module: torch.nn.Module) -> None:
