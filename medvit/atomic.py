@@ -10,6 +10,8 @@ from typing import TextIO
 
 from medvit.errors import Halted, MedvitError
 
+LOCK = ".medvit.lock"  # which a run holds while it works
+
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
@@ -72,7 +74,7 @@ def locked(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".medvit.lock").open("a")
+        lock = (folder / LOCK).open("a")
     except OSError as error:
         raise MedvitError(f"The folder {folder} cannot be written to: {error.strerror}. Choose another.") from error
     with lock as file:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from apps.review.runs import Run
+from medvit.atomic import LOCK
 
-LOCK = ".medvit.lock"  # which `predict` holds while it works, see `medvit.atomic.locked`
 LOCKS = Path("/proc/locks")
 QUIET_S = 300.0  # after which a run whose lock is not seen, since it may be another machine's, counts as stopped
 
