@@ -145,12 +145,12 @@ class Painted(NamedTuple):
 
 
 async def _body(request: Request) -> bytes:
-    body = b""
+    body = bytearray()  # grows in place, where bytes would be copied with every part
     async for part in request.stream():
         body += part
         if len(body) > MOST_SENT:
             raise MedvitError("This is more than a mask can be.")
-    return body
+    return bytes(body)
 
 
 def _sent(body: bytes) -> tuple[Painted, bytes]:
