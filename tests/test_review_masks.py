@@ -11,6 +11,7 @@ import numpy as np
 import pydicom
 import pytest
 import tiny_volumes
+from answers import dicom_errors
 from highdicom.seg import segread
 from review_runs import leave_volume, reply_of
 
@@ -157,6 +158,7 @@ def test_masks_are_handed_out_as_nifti_and_seg_with_exactly_their_voxels(office,
     files = sorted(
         (pydicom.dcmread(file) for file in (tmp_path / "ct").glob("*.dcm")), key=lambda one: -one.InstanceNumber
     )
+    assert dicom_errors(folder / "seg.dcm") == []
     seg = segread(folder / "seg.dcm")
     held = seg.get_pixels_by_source_instance([one.SOPInstanceUID for one in files], ignore_spatial_locations=True)
     np.testing.assert_array_equal(held[..., 0].astype(bool), painted)
@@ -209,6 +211,7 @@ def test_real_multi_frame_ct_and_mr_are_volumes_whose_masks_go_out_by_frame(name
     painted = ~mask
     opened.paint(run.key, case, "anna", "liver", 0, [0], packed(painted, [0]))
     assert hand_out(opened, run, tmp_path / "given", "anna") == (1, {})
+    assert dicom_errors(tmp_path / f"given/{case}_anna/seg.dcm") == []
     seg = pydicom.dcmread(tmp_path / f"given/{case}_anna/seg.dcm")
     frames = {
         int(one.DerivationImageSequence[0].SourceImageSequence[0].ReferencedFrameNumber): plane.astype(bool)
