@@ -3,7 +3,7 @@
 The curve and the score are those of `medvit.evaluate.froc`; draws of patients weigh images, as every other interval does.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -81,11 +81,11 @@ def measured(marks: Sequence[Marks], patients: Sequence[str], count: int = DRAWS
     every = np.unique(np.concatenate([np.concatenate([one.false, one.lesions]) for one in marks]))
     every = every[every > 0][::-1]  # the highest threshold first
     few = every if len(every) <= MOST_THRESHOLDS else every[:: -(-len(every) // MOST_THRESHOLDS)]
-    alarms, share = _curves(marks, every, np.ones((len(marks), 1)))
+    alarms, share = _curves(marks, every)(np.ones((len(marks), 1)))
     value = np.interp(FALSE_ALARMS, alarms[:, 0], share[:, 0])
-    drawn = []
+    drawn, curves = [], _curves(marks, few)
     for weights in draws(numbered(patients), count):
-        x, y = _curves(marks, few, weights.astype(np.float64))
+        x, y = curves(weights.astype(np.float64))
         drawn += [np.interp(FALSE_ALARMS, x[:, b], y[:, b]) for b in range(weights.shape[1]) if np.isfinite(y[-1, b])]
     held = np.array(drawn).reshape(-1, len(FALSE_ALARMS))
     return {
@@ -101,12 +101,21 @@ def measured(marks: Sequence[Marks], patients: Sequence[str], count: int = DRAWS
     }
 
 
-def _curves(marks: Sequence[Marks], thresholds: Floats, weights: Floats) -> tuple[Floats, Floats]:
-    """False alarms an image and shares of lesions, (1 + thresholds, b) each, from nothing detected on, for weights (n, b)."""
+def _reached(parts: Sequence[Floats], thresholds: Floats) -> Floats:
+    """How many of each image's scores reach each threshold (1 + thresholds, n), from none on."""
+    return np.stack([[0, *(len(part) - np.searchsorted(np.sort(part), thresholds, "left"))] for part in parts], axis=1)
+
+
+def _curves(marks: Sequence[Marks], thresholds: Floats) -> Callable[[Floats], tuple[Floats, Floats]]:
+    """What gives false alarms an image and shares of lesions, (1 + thresholds, b) each, for weights (n, b) of the images."""
     false, true = (
-        np.stack([[0, *(len(part) - np.searchsorted(np.sort(part), thresholds, "left"))] for part in parts], axis=1)
-        for parts in ([one.false for one in marks], [one.lesions for one in marks])
-    )  # (1 + thresholds, n)
+        _reached([one.false for one in marks], thresholds),
+        _reached([one.lesions for one in marks], thresholds),
+    )
     lesions = np.array([len(one.lesions) for one in marks], np.float64)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return false @ weights / weights.sum(axis=0), true @ weights / (lesions @ weights)
+
+    def weighed(weights: Floats) -> tuple[Floats, Floats]:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return false @ weights / weights.sum(axis=0), true @ weights / (lesions @ weights)
+
+    return weighed
