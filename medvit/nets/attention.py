@@ -63,9 +63,9 @@ class PlainAttention(torch.autograd.Function):
         B, N, _, h, d = qkv.shape
         out, kept = qkv.new_empty(B, N - first, h, d), []
         for images in together(B, N):
-            q, k, v = split(qkv[images], first)
-            weights = (q * d**-0.5 @ k.transpose(-2, -1).contiguous()).softmax(-1)  # (b, h, M, N)
-            out[images] = (weights @ v).transpose(1, 2)
+            q, k, v = packed(qkv[images])
+            weights = product(q[:, first:], k.transpose(1, 2), d**-0.5).softmax(-1)  # (b * h, M, N)
+            out[images] = apart(weights @ v, h).transpose(1, 2)
             kept.append(weights)
         ctx.first = first
         ctx.save_for_backward(qkv, *kept)
@@ -75,19 +75,33 @@ class PlainAttention(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         """Gradient of ``qkv`` from that of the output; in its memory order, so that nothing is copied later."""
         qkv, *kept = ctx.saved_tensors
+        h, d = qkv.shape[-2:]
         back = torch.empty_like(qkv)
         back[:, : ctx.first, 0] = 0  # queries that did not ask
-        scale = qkv.shape[-1] ** -0.5
         for images, weights in zip(together(*qkv.shape[:2]), kept, strict=True):
-            q, k, v = split(qkv[images], ctx.first)
+            q, k, v = packed(qkv[images])
             to_q, to_k, to_v = split(back[images], ctx.first)
-            out = gradients[0][images].transpose(1, 2)  # (b, h, M, d)
-            to_weights = out @ v.transpose(-2, -1).contiguous()  # (b, h, M, N)
-            to_scores = torch._softmax_backward_data(to_weights, weights, -1, weights.dtype)
-            to_q.copy_(to_scores @ k * scale)
-            to_k.copy_(to_scores.transpose(-2, -1) @ q * scale)
-            to_v.copy_(weights.transpose(-2, -1) @ out)
+            out = gradients[0][images].transpose(1, 2).flatten(0, 1)  # (b * h, M, d)
+            to_scores = torch._softmax_backward_data(out @ v.transpose(1, 2), weights, -1, weights.dtype)
+            to_q.copy_(apart(product(to_scores, k, d**-0.5), h))
+            to_k.copy_(apart(product(to_scores.transpose(1, 2), q[:, ctx.first :], d**-0.5), h))
+            to_v.copy_(apart(weights.transpose(1, 2) @ out, h))
         return back, None
+
+
+def packed(qkv: Tensor) -> Tensor:
+    """(b, N, 3, h, d) -> (3, b * h, N, d), copied once as products want them."""
+    return qkv.permute(2, 0, 3, 1, 4).flatten(1, 2)
+
+
+def apart(x: Tensor, heads: int) -> Tensor:
+    """(b * h, N, d) -> (b, h, N, d)."""
+    return x.reshape(-1, heads, *x.shape[1:])
+
+
+def product(a: Tensor, b: Tensor, scale: float) -> Tensor:
+    """``scale * a @ b`` of matrices (b * h, ...), scaled where they are multiplied."""
+    return torch.baddbmm(a.new_empty(()), a, b, beta=0, alpha=scale)
 
 
 def together(images: int, tokens: int) -> list[slice]:
