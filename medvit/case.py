@@ -22,7 +22,8 @@ from medvit.errors import MedvitError, Rejected, Unanswered
 PICTURES = (".png", ".jpg", ".jpeg")
 BITMAP = ".bmp"  # of pictures of cells alone
 CELL_PICTURES = (*PICTURES, BITMAP, ".tif", ".tiff")
-SLIDES = (".svs", ".ndpi", ".mrxs", ".tif", ".tiff", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".czi")
+MIRAX = ".mrxs"
+SLIDES = (".svs", ".ndpi", MIRAX, ".tif", ".tiff", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".czi")
 WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"  # VL Whole Slide Microscopy Image Storage
 MICROSCOPY = "SM"  # the modality of slides
 STACKED = ("CT", "MR")  # modalities whose slices form a volume

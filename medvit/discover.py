@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from medvit.case import MICROSCOPY, SLICES, ULTRASOUND, VOLUME, WHOLE_SLIDE, Case, digest
+from medvit.case import MICROSCOPY, MIRAX, SLICES, ULTRASOUND, VOLUME, WHOLE_SLIDE, Case, digest
 from medvit.cell_folders import bagged
 from medvit.duplicates import duplicates
 from medvit.errors import MedvitError, Rejected, Skipped, Unanswered
@@ -252,8 +252,13 @@ def _found(entry: _Entry, answer: Any) -> Found:
 
 
 def _joined(found: Iterable[Found]) -> list[Found]:
-    """The files of a DICOM slide, of one series in one folder, as one case; the first of them stands for it."""
+    """The files of a slide as one case: of DICOM those of one series in one folder, of MIRAX the folder beside its file."""
     found = list(found)
+    folders = {Path(one.path).with_suffix("") for one in found if one.case and one.path.lower().endswith(MIRAX)}
+    part = Skipped("slide_part", "It is a part of the .mrxs beside its folder, which is answered as a whole.")
+    for index, one in enumerate(found):
+        if isinstance(one.refusal, Skipped) and Path(one.path).parent in folders:
+            found[index] = one._replace(refusal=part)
     slides: defaultdict[tuple[Path, str], list[int]] = defaultdict(list)
     for index, one in enumerate(found):
         if one.case and one.case.header.get("sop_class") == WHOLE_SLIDE and one.case.header["series_uid"]:

@@ -44,8 +44,8 @@ def embed(
 ) -> dict[str, int]:
     """Describe every slide and leave its features in ``out``.
 
-    ``<magnification>x_<tile>px_0px_overlap/features_<encoder>/<slide>.h5`` holds ``features``, ``coords`` and ``valid``, and
-    ``patches/<slide>_patches.h5`` the coordinates alone, as TRIDENT lays them out.
+    ``<magnification>x_<tile>px_<overlap>px_overlap/features_<encoder>/<slide>.h5`` holds ``features``, ``coords`` and
+    ``valid``, and ``patches/<slide>_patches.h5`` the coordinates alone, as TRIDENT lays them out.
 
     Args:
         system: One of slides.

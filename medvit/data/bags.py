@@ -200,7 +200,8 @@ def _kept(path: Path, system: Describes) -> Features | None:
         found = read_features(path, digest=system.encoder_digest)
     except Rejected:
         return None
-    return found if system.describing.items() <= found.facts.items() else None
+    said = {"tile_overlap": str(found.grid.overlap), **found.facts}  # older files have it in their grid alone
+    return found if system.describing.items() <= said.items() else None
 
 
 class _Bags(Dataset[Sample | Unanswered]):

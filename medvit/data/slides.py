@@ -74,6 +74,7 @@ class Cutting:
         min_tissue: Share of a tile that must be tissue.
         most: Tiles of a slide at most; of more, so many evenly spaced ones in the order of the grid.
         stain: ``macenko`` or ``none``.
+        overlap: Pixels of a tile that neighbours share.
 
     Raises:
         MedvitError: For what makes no sense.
@@ -84,12 +85,17 @@ class Cutting:
     min_tissue: float
     most: int
     stain: str
+    overlap: int = 0
 
     def __post_init__(self) -> None:
         if self.tile < 1 or self.mpp <= 0 or not 0 <= self.min_tissue <= 1 or self.most < 1:
             raise MedvitError(
                 f"Tiles of {self.tile} px at {self.mpp} um with min_tissue {self.min_tissue}, at most {self.most}: sizes and "
                 "numbers must be positive, shares between 0 and 1."
+            )
+        if not 0 <= self.overlap < self.tile:
+            raise MedvitError(
+                f"tile_overlap is {self.overlap}; of tiles of {self.tile} px neighbours may share 0 to {self.tile - 1} px."
             )
 
     def plan(self, slide: Slide) -> tuple[Tiles, Tiling, dict[str, str]]:
@@ -99,7 +105,7 @@ class Cutting:
             Rejected: When it has none.
         """
         tissue = map_tissue(slide, self.tile * self.mpp, needed=self.min_tissue > 0)
-        tiles = find_tiles(slide, self.tile, self.mpp, min_tissue=self.min_tissue, tissue=tissue)
+        tiles = find_tiles(slide, self.tile, self.mpp, overlap=self.overlap, min_tissue=self.min_tissue, tissue=tissue)
         return tiles, *self.laid(slide, tiles, thinned(len(tiles), self.most), tissue)
 
     def laid(
@@ -114,12 +120,13 @@ class Cutting:
         every = max(1, -(-max(tissue.mask.shape) // MASK_SIDE))
         shown = tissue.mask[::every, ::every]
         tiling = Tiling(tiles.coords[kept], tiles.size_level0, slide.size, slide.mpp, slide.bounds[:2], shown)
+        shared = f", neighbours share {tiles.overlap} px" if tiles.overlap else ""
         origin = {
             "reader": slide.reader,
             "mpp": f"{slide.mpp:.6g}",
             "mpp_source": slide.mpp_source,
             **(facts or {}),
-            "tiles": among(f"{len(kept)} of {self.tile} px at {tiles.mpp:.4g} um", len(kept), len(tiles)),
+            "tiles": among(f"{len(kept)} of {self.tile} px at {tiles.mpp:.4g} um{shared}", len(kept), len(tiles)),
         }
         if slide.notes:
             origin["notes"] = " ".join(slide.notes)
@@ -200,6 +207,7 @@ class Desk:
             "name": case.files[0].stem if case.modality == MICROSCOPY and not case.header else case.key,
             "mpp": slide.mpp,
             "tile_mpp": tiles.mpp,
+            "overlap": tiles.overlap,
             "corner": slide.bounds[:2],
             "origin": origin,
             "seconds": time.monotonic() - started,
@@ -270,14 +278,20 @@ def planned(reply: Reply, size: int) -> Plan:
         width, height = (int(side) for side in told["slide"])
         mpp, tile_mpp, side = (float(told[name]) for name in ("mpp", "tile_mpp", "size_level0"))
         left, top = (int(at) for at in told["corner"])
-        if min(width, height, mpp, tile_mpp, side) <= 0 or coords.min() < 0 or (coords > (width, height)).any():
+        overlap = int(told["overlap"])
+        if (
+            min(width, height, mpp, tile_mpp, side) <= 0
+            or not 0 <= overlap < size
+            or coords.min() < 0
+            or (coords > (width, height)).any()
+        ):
             raise NONSENSE
         if planes is not None and (planes.shape != (len(coords),) or planes.dtype.kind != "i" or planes.min() < 0):
             raise NONSENSE
         tiling = Tiling(
             coords.astype(np.int64), side, (width, height), mpp, (left, top), tissue.astype(np.bool_), planes
         )
-        grid = Grid(str(told["name"]), width, height, mpp, size, tile_mpp, side)
+        grid = Grid(str(told["name"]), width, height, mpp, size, tile_mpp, side, overlap)
         origin = {str(name): str(said) for name, said in told["origin"].items()}
         pixels, valid = checked_pixels((pixels, valid), min(len(coords), CHUNK), size)
         return Plan(tiling, grid, origin, pixels, valid, float(told["seconds"]))

@@ -28,6 +28,7 @@ class CellCutting(Cutting):
         min_tissue: Share of a tile of the grid that must be cells.
         most: Tiles of a smear at most; of more, so many evenly spaced ones.
         stain: ``macenko`` or ``none``.
+        overlap: Pixels of a tile of the grid that neighbours share.
         layout: ``cells`` centres a tile on every nucleus, ``grid`` lays tiles side by side.
         z: Focal plane, from 0; ``best``: the sharpest of each tile; ``all``: every plane of a tile is a tile of its own.
 
@@ -40,6 +41,10 @@ class CellCutting(Cutting):
 
     def __post_init__(self) -> None:
         Cutting.__post_init__(self)
+        if self.overlap and self.layout != "grid":
+            raise MedvitError(
+                f"tile_overlap is {self.overlap}; it is of tiles of `layout: grid`, crops around cells lie where the cells do."
+            )
         if isinstance(self.z, int) and self.z < 0:
             raise MedvitError(
                 f"z is {self.z}; focal planes are counted from 0, 'best' is the sharpest of each tile, 'all' takes every one."
@@ -56,7 +61,9 @@ class CellCutting(Cutting):
         if isinstance(self.z, int) and self.z >= slide.planes:
             raise Rejected("plane", f"It has {slide.planes} focal planes, counted from 0; there is no plane {self.z}.")
         cells = map_cells(slide)
-        tiles = find_cells(slide, self.tile, self.mpp, layout=self.layout, min_cells=self.min_tissue, cells=cells)
+        tiles = find_cells(
+            slide, self.tile, self.mpp, layout=self.layout, overlap=self.overlap, min_cells=self.min_tissue, cells=cells
+        )
         mask, centres = cells
         facts = {"cells": str(len(centres))}
         if slide.planes > 1:

@@ -105,6 +105,7 @@ def find_cells(
     mpp: float,
     *,
     layout: Layout = "cells",
+    overlap: int = 0,
     min_cells: float = 0.1,
     cells: tuple[TissueMap, NDArray[np.float64]] | None = None,
 ) -> Tiles:
@@ -117,6 +118,7 @@ def find_cells(
         size: Pixels a side of a tile.
         mpp: Micrometres a pixel of a tile.
         layout: ``cells`` or ``grid``.
+        overlap: Pixels of a tile of the grid that neighbours share.
         min_cells: Share of a tile of the grid that must be cells.
         cells: What `map_cells` found; it looks where this is not given.
 
@@ -125,7 +127,7 @@ def find_cells(
     """
     mask, centres = cells or map_cells(slide)
     if layout == "grid":
-        return find_tiles(slide, size, mpp, min_tissue=min_cells, tissue=mask)
+        return find_tiles(slide, size, mpp, overlap=overlap, min_tissue=min_cells, tissue=mask)
     used = _effective(slide, mpp)
     corners = corners_of(slide, centres, size * used)
     height, width = mask.mask.shape

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import openslide
 
-from medvit.case import PICTURES
+from medvit.case import MIRAX, PICTURES
 from medvit.case import SLIDES as SUFFIXES
 from medvit.errors import Rejected, Unanswered
-from medvit.readers import tiff
+from medvit.readers import mirax, tiff
 from medvit.readers.planes import with_planes
 from medvit.readers.slide_files import Broken, OpenSlideSource, PictureSource, Source, WsiDicomSource
 from medvit.readers.survey import survey_file
@@ -77,6 +77,8 @@ def open_source(path: Path) -> Source:
     if cut:
         source.close()
         raise Rejected("truncated", f"It has {cut[0]} of at least {cut[1]} bytes: it was cut. Copy it again.")
+    if path.suffix.lower() == MIRAX:
+        mirax.refuse_cut(path, source.facts)
     return with_planes(path, source)
 
 
@@ -124,7 +126,7 @@ def _otherwise(path: Path, refusal: openslide.OpenSlideError) -> Source:
                 "Neither OpenSlide nor wsidicom reads it: its header lacks what a whole slide must say (PS3.3 A.32.8), or its "
                 "pixels are missing. Export it again from the archive.",
             ) from refusal
-    if path.suffix.lower() == ".mrxs":
+    if path.suffix.lower() == MIRAX:
         raise Rejected("incomplete_mrxs", "Its folder of the same name is missing or damaged. Copy both.") from refusal
     if tiff.is_tiff(path):
         found = tiff.pages(path)  # says when it is cut

@@ -42,6 +42,7 @@ class CytoFMPretraining(Smears, TilePretraining):
     Args:
         tile: Pixels of a tile's side, as it is cut from the smear.
         tile_mpp: Micrometres a pixel of a tile.
+        tile_overlap: Pixels of a tile of the grid that neighbours share.
         layout: ``cells`` centres a tile on every nucleus, ``grid`` lays tiles side by side where cells are.
         z: Focal plane, from 0; ``best``: the sharpest of each tile; ``all``: every plane of a tile is a tile of its own.
         min_cells: Share of a tile of the grid that must be cells.
@@ -84,6 +85,7 @@ class CytoFMPretraining(Smears, TilePretraining):
         self,
         tile: int = TILE,
         tile_mpp: float = TILE_MPP,
+        tile_overlap: int = 0,
         layout: Literal["cells", "grid"] = "cells",
         z: int | Literal["best", "all"] = "best",
         min_cells: float = MIN_CELLS,
@@ -152,7 +154,7 @@ class CytoFMPretraining(Smears, TilePretraining):
             clip=clip,
         )
         self.save_hyperparameters(logger=False)
-        self.cutting = CellCutting(tile, tile_mpp, min_cells, most_tiles, "none", layout, z)
+        self.cutting = CellCutting(tile, tile_mpp, min_cells, most_tiles, "none", tile_overlap, layout, z)
         self.mean, self.std = tuple(mean), tuple(std)
         self.size = image_size
         if weights:
@@ -166,6 +168,7 @@ class CytoFM(Smears, BagClassification):
         labels: A list of findings, each a column of the table.
         tile: Pixels of a tile's side, as it is cut from the smear and seen by the network.
         tile_mpp: Micrometres a pixel of a tile.
+        tile_overlap: Pixels of a tile of the grid that neighbours share.
         layout: ``cells`` centres a tile on every nucleus, ``grid`` lays tiles side by side where cells are.
         z: Focal plane, from 0; ``best``: the sharpest of each tile; ``all``: every plane of a tile is a tile of its own.
         min_cells: Share of a tile of the grid that must be cells.
@@ -194,6 +197,7 @@ class CytoFM(Smears, BagClassification):
         labels: str | list[str],
         tile: int = TILE,
         tile_mpp: float = TILE_MPP,
+        tile_overlap: int = 0,
         layout: Literal["cells", "grid"] = "cells",
         z: int | Literal["best", "all"] = "best",
         min_cells: float = MIN_CELLS,
@@ -219,7 +223,7 @@ class CytoFM(Smears, BagClassification):
         super().__init__(net, answered, lr=lr, min_lr=min_lr, weight_decay=weight_decay, betas=MIL_BETAS)
         self.vit = ViT(image_size, patch, width, depth, heads).requires_grad_(False)
         self.save_hyperparameters(logger=False)
-        self.cutting = CellCutting(tile, tile_mpp, min_cells, most_tiles, "none", layout, z)
+        self.cutting = CellCutting(tile, tile_mpp, min_cells, most_tiles, "none", tile_overlap, layout, z)
         self.mean, self.std = tuple(mean), tuple(std)
         if tile % patch:
             raise ValueError(f"patch {patch} must divide tile {tile}")

@@ -36,6 +36,7 @@ class SelfViTMILPretraining(TilePretraining):
     Args:
         tile: Pixels of a tile's side, as it is cut from the slide.
         tile_mpp: Micrometres a pixel of a tile.
+        tile_overlap: Pixels of a tile that neighbours share.
         min_tissue: Share of a tile that must be tissue.
         most_tiles: Tiles of a slide at most, evenly spaced.
         stain: ``macenko`` gives every tile the colours of a reference, ``none`` leaves them.
@@ -69,6 +70,7 @@ class SelfViTMILPretraining(TilePretraining):
         self,
         tile: int = TILE,
         tile_mpp: float = TILE_MPP,
+        tile_overlap: int = 0,
         min_tissue: float = MIN_TISSUE,
         most_tiles: int = MOST_TILES,
         stain: Literal["none", "macenko"] = "none",
@@ -121,7 +123,7 @@ class SelfViTMILPretraining(TilePretraining):
             clip=clip,
         )
         self.save_hyperparameters(logger=False)
-        self.cutting = Cutting(tile, tile_mpp, min_tissue, most_tiles, stain)
+        self.cutting = Cutting(tile, tile_mpp, min_tissue, most_tiles, stain, tile_overlap)
         self.mean, self.std, self.last = tuple(mean), tuple(std), min(LAST, depth)
         self.size = image_size
         if weights:
@@ -135,6 +137,7 @@ class SelfViTMIL(Slides, BagClassification):
         labels: A list of findings, each a column of the table.
         tile: Pixels of a tile's side, as it is cut from the slide and seen by the network.
         tile_mpp: Micrometres a pixel of a tile.
+        tile_overlap: Pixels of a tile that neighbours share.
         min_tissue: Share of a tile that must be tissue.
         most_tiles: Tiles of a slide at most; of larger slides so many are taken, evenly spaced in the order of the grid.
         stain: ``macenko`` gives every tile the colours of a reference, ``none`` leaves them.
@@ -159,6 +162,7 @@ class SelfViTMIL(Slides, BagClassification):
         labels: str | list[str],
         tile: int = TILE,
         tile_mpp: float = TILE_MPP,
+        tile_overlap: int = 0,
         min_tissue: float = MIN_TISSUE,
         most_tiles: int = MOST_TILES,
         stain: Literal["none", "macenko"] = "none",
@@ -182,7 +186,7 @@ class SelfViTMIL(Slides, BagClassification):
         super().__init__(net, answered, lr=lr, min_lr=min_lr, weight_decay=weight_decay, betas=MIL_BETAS)
         self.vit = ViT(image_size, patch, width, depth, heads).requires_grad_(False)
         self.save_hyperparameters(logger=False)
-        self.cutting = Cutting(tile, tile_mpp, min_tissue, most_tiles, stain)
+        self.cutting = Cutting(tile, tile_mpp, min_tissue, most_tiles, stain, tile_overlap)
         self.mean, self.std, self.last = tuple(mean), tuple(std), min(LAST, depth)
         if tile % patch:
             raise ValueError(f"patch {patch} must divide tile {tile}")

@@ -212,6 +212,7 @@ class Slides(System):
             "min_tissue": str(self.cutting.min_tissue),
             "most_tiles": str(self.cutting.most),
             "target_mpp": str(self.cutting.mpp),
+            "tile_overlap": str(self.cutting.overlap),
         }
 
     @property

@@ -32,6 +32,7 @@ export default (component) => mounted(component, (root) => {
     const names = attention(state.tiles), wanted = `${state.data.finding} attention`;
     return names.includes(wanted) ? wanted : null;
   }
+  const ranked = (name) => state.tiles.scores[`${name} percentile`] || state.tiles.scores[name];
   // Where level-0 pixels lie on the stage, in CSS pixels.
   function place() {
     const item = state.viewer && state.viewer.world.getItemAt(0);
@@ -48,14 +49,15 @@ export default (component) => mounted(component, (root) => {
     ramp.style.visibility = name && state.on ? "visible" : "hidden";
     method.textContent = state.data.hidden ? "the AI's answer is hidden until you have decided" : name ? `attention of tiles: regions that influenced this score; attention is not a diagnosis · shown from rank ${Math.round(state.least * 100)} % up` : "no attention for this finding";
     if (at && name && state.on) {
-      const ranks = state.tiles.scores[`${name} percentile`] || state.tiles.scores[name], { x, y, side: tile } = state.tiles;
+      const ranks = ranked(name), { x, y, side: tile } = state.tiles;
       pen.setTransform(ratio, 0, 0, ratio, 0, 0);
-      for (let i = 0; i < x.length; i++) {
+      for (const i of state.rising) {  // where tiles overlap the highest is seen, alone
         const rank = ranks[i];
         if (rank === null || rank < state.least) continue;
         const left = at.x + x[i] * at.scale, top = at.y + y[i] * at.scale, size = tile * at.scale;
         if (left > box.width || top > box.height || left + size < 0 || top + size < 0) continue;
         const share = (rank - state.least) / Math.max(1 - state.least, 0.01);
+        pen.clearRect(left, top, size, size);
         pen.globalAlpha = state.opacity * (0.35 + 0.65 * share); pen.fillStyle = `rgb(${inferno(0.25 + 0.75 * share)})`; pen.fillRect(left, top, size, size);
         pen.globalAlpha = Math.min(state.opacity + 0.3, 1); pen.strokeStyle = "#000"; pen.lineWidth = 0.5; if (size > 6) pen.strokeRect(left, top, size, size);
       }
@@ -81,7 +83,8 @@ export default (component) => mounted(component, (root) => {
   function fill() {
     const name = chosen(), shown = [];
     if (name) {
-      const values = state.tiles.scores[name], order = values.map((_, index) => index).sort((a, b) => values[b] - values[a]).slice(0, state.data.kind === "smear" ? 16 : 8);
+      const values = state.tiles.scores[name], ranks = ranked(name), order = values.map((_, index) => index).sort((a, b) => values[b] - values[a]).slice(0, state.data.kind === "smear" ? 16 : 8);
+      state.rising = values.map((_, index) => index).sort((a, b) => ranks[a] - ranks[b]);
       for (const index of order) {
         const one = element("figure"), picture = element("img"); one.tabIndex = 0; one.dataset.tile = index;
         const { x, y, side: tile } = state.tiles; picture.alt = ""; picture.loading = "lazy";
