@@ -178,6 +178,31 @@ def test_a_real_svs_shows_its_tissue_and_the_attention_in_place(browser, tmp_pat
 
 
 @pytest.mark.slow
+def test_where_tiles_overlap_the_highest_is_drawn_alone(browser, tmp_path):
+    slide = tmp_path / "slide.tif"
+    write_pages(slide, [Page(1_024, 1_024, [jpeg(np.full((256, 256, 3), PINK, np.uint8), 70)] * 16)], 0.25)
+    coords, attention = np.array([(512, 256), (384, 256), (0, 0)]), np.array([1.0, 0.5, 0.0], np.float32)
+    app = App(leave_slide(tmp_path, slide, coords, 256, attention, 0.25), "--reviewers", "anna", inputs=tmp_path)
+    page = entered(browser, app, "anna")
+    try:
+        page.locator("[role=row][data-case]").click()
+        now = rested(page, lambda now: now["tiles"] == 3)
+        drawn = stage(page, "overlap")
+
+        def colour(x, y):
+            """The mean colour around a place of level 0."""
+            top, left, *_ = (round(edge) for edge in expected(now, x, y, 0))
+            return drawn[top - 3 : top + 4, left - 3 : left + 4].mean((0, 1))
+
+        lower, both, higher, bare = (colour(x, 384) for x in (448, 576, 704, 900))
+        assert np.abs(both - higher).max() < 2
+        assert min(np.abs(higher - lower).max(), np.abs(lower - bare).max()) > 20
+    finally:
+        page.context.close()
+        app.close()
+
+
+@pytest.mark.slow
 def test_a_clip_plays_and_scrubbing_shows_the_frame_with_its_part_of_the_map(browser, tmp_path):
     from tiny_clips import scan, write_us
 

@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import os
+import shutil
 import signal
 import time
 import uuid
@@ -14,6 +15,7 @@ import h5py
 import numpy as np
 import pytest
 import tiny
+import tiny_mirax
 import tiny_slides
 from PIL import Image
 
@@ -119,6 +121,11 @@ def test_every_bad_input_is_a_sentence_and_costs_itself_alone(lab: Path, out: Pa
     tiny_slides.write_pyramid(bad / "coarse.tif", tiny_slides.draw(17, True)[0], 4.0)
     tiny_slides.write_pyramid(bad / "small.tif", tiny_slides.draw(17, True)[0][:24, :24], 1.0)
     Image.fromarray(tiny_slides.draw(17, True)[0]).save(bad / "picture.png")
+    for name in ("mirax", "cut", "alone"):
+        tiny_mirax.write_mirax(bad / f"{name}.mrxs", tiny_slides.draw(17, True)[0], 1.0)
+    images = bad / "cut/Data0000.dat"
+    images.write_bytes(images.read_bytes()[:-100])
+    shutil.rmtree(bad / "alone")
     done = tiny.medvit("predict", lab / "runs/mil/best.ckpt", bad, "-o", tmp_path / "out", "--workers", 2, cwd=lab)
     told = tiny.rows_of(tmp_path / "out/inputs.csv")
     assert {name: (row["status"], row["reason"]) for name, row in told.items()} == {
@@ -132,13 +139,17 @@ def test_every_bad_input_is_a_sentence_and_costs_itself_alone(lab: Path, out: Pa
         "coarse.tif": ("rejected", "too_coarse"),
         "small.tif": ("rejected", "too_small"),
         "picture.png": ("skipped", "picture"),
+        "mirax.mrxs": ("ok", ""),
+        "cut.mrxs": ("rejected", "truncated"),
+        "alone.mrxs": ("rejected", "incomplete_mrxs"),
+        **dict.fromkeys((path.name for path in (bad / "mirax").iterdir()), ("skipped", "slide_part")),
     }
     assert done.code == 3
     assert all(row["message"].endswith(".") for row in told.values() if row["status"] != "ok")
     alike = tiny.rows_of(out / "results.csv")["17.tif"]["probability"]
-    assert float(tiny.rows_of(tmp_path / "out/results.csv")["good.tif"]["probability"]) == pytest.approx(
-        float(alike), abs=1e-3
-    )
+    answered = tiny.rows_of(tmp_path / "out/results.csv")
+    assert float(answered["good.tif"]["probability"]) == pytest.approx(float(alike), abs=1e-3)
+    assert float(answered["mirax.mrxs"]["probability"]) == pytest.approx(float(alike), abs=0.05)
 
 
 def test_a_resolution_that_is_given_makes_slides_and_pictures_answerable(lab: Path, tmp_path: Path) -> None:
@@ -199,10 +210,13 @@ def test_embed_leaves_files_that_trident_reads_and_that_are_learned_from(lab: Pa
 
 
 def test_features_of_another_encoder_are_refused_by_name(lab: Path) -> None:
-    made = tiny.medvit("train", "pre.yaml", "seed=9", "-o", "runs/other_pre", cwd=lab)
+    overlap = "system.tile_overlap=8"
+    made = tiny.medvit("train", "pre.yaml", "seed=9", overlap, "-o", "runs/other_pre", cwd=lab)
     assert made.code == 0, made.err
     assert tiny.medvit("embed", "runs/other_pre/best.ckpt", "slides", "-o", "other", "--workers", 0, cwd=lab).code == 0
-    (encoder,) = (lab / "other").glob("*/features_*")
+    (encoder,) = (lab / "other").glob("*x_32px_8px_overlap/features_*")
+    with h5py.File(encoder / "17.h5") as file:
+        assert file["coords"].attrs["overlap"] == 8 and not (file["coords"][:] % 24).any()
     done = tiny.medvit("train", "mil.yaml", f"data.features={encoder}", "-o", "runs/refused", cwd=lab)
     assert done.code == 2
     assert "another weights of the encoder" in done.err and "has features; the warnings above say why" in done.err

@@ -11,14 +11,18 @@ import tiny_smears
 import torch
 
 from medvit.case import MICROSCOPY, Case
-from medvit.data.features import Features
+from medvit.data.bags import _kept as kept
+from medvit.data.batch import Batch
+from medvit.data.features import Features, write_features
 from medvit.data.slides import CHUNK, Desk, Resolution, planned, thinned
 from medvit.errors import MedvitError, Rejected, Unanswered
 from medvit.explain.subjects import subject_of
 from medvit.guard import Pool, Reply
+from medvit.image import rescaled
 from medvit.readers.slide import Slide
 from medvit.systems.cytofm import CytoFM
-from medvit.systems.self_vit_mil import SelfViTMIL
+from medvit.systems.self_vit_mil import SelfViTMIL, SelfViTMILPretraining
+from medvit.workflow import build_system
 
 SETTINGS: dict[str, Any] = {**tiny_slides.NET, "labels": ["tumour"]}
 
@@ -63,6 +67,77 @@ def test_a_large_bag_is_thinned_evenly_and_says_so(case: Case) -> None:
     kept = thinned(len(every.x), 10)
     assert len(some.x) == 10 and (some.tiling.coords == every.tiling.coords[kept]).all()
     assert some.origin["tiles"] == f"10 of 32 px at 1 um, evenly spaced among {len(every.x)}"
+
+
+@pytest.mark.parametrize(("mpp", "step", "count"), [(1.0, 24, 10), (2.0, 48, 5)])
+def test_neighbouring_tiles_share_the_pixels_that_the_system_says(
+    case: Case, mpp: float, step: int, count: int
+) -> None:
+    of = system(tile_overlap=8, tile_mpp=mpp, min_tissue=0.0)
+    ((_, found, _),) = of.embed([case], 0, torch.no_grad())
+    assert isinstance(found, Features)
+    columns, rows = np.meshgrid(step * np.arange(count), step * np.arange(count))
+    assert found.coords.tolist() == np.stack([columns.ravel(), rows.ravel()], 1).tolist()
+    assert found.facts["tiles"] == f"{count**2} of 32 px at {mpp:g} um, neighbours share 8 px"
+    assert (found.grid.overlap, found.facts["tile_overlap"]) == (8, "8")
+    torch.manual_seed(0)
+    pretraining = SelfViTMILPretraining(**tiny_slides.NET | {"tile_mpp": mpp, "min_tissue": 0.0}, tile_overlap=8)
+    assert np.array_equal(pretraining.tiles_of(case)[0].coords, found.coords)
+
+
+@pytest.mark.parametrize("overlap", [-1, 32])
+def test_an_overlap_that_leaves_no_step_is_refused(overlap: int) -> None:
+    with pytest.raises(
+        MedvitError, match=f"tile_overlap is {overlap}; of tiles of 32 px neighbours may share 0 to 31 px"
+    ):
+        system(tile_overlap=overlap)
+
+
+def test_of_smears_the_tiles_of_a_grid_overlap_and_crops_of_cells_are_not_asked_to(tmp_path: Path) -> None:
+    smear = tmp_path / "smear.tif"
+    tiny_smears.write_smear(smear, 3, True)
+    settings: dict[str, Any] = {**tiny_smears.NET, "attention": 8, "min_cells": 0.0}
+    of = CytoFM(["malignant"], **settings, layout="grid", tile_overlap=16)
+    coords = of.tiles_of(Case(str(smear), MICROSCOPY, (smear,)))[0].coords
+    assert np.array_equal(np.unique(coords), 16 * np.arange(11))
+    with pytest.raises(MedvitError, match="tile_overlap is 16; it is of tiles of `layout: grid`"):
+        CytoFM(["malignant"], **settings, tile_overlap=16)
+
+
+def test_features_of_another_overlap_are_not_taken_for_those_of_the_system(case: Case, tmp_path: Path) -> None:
+    plain, wide = system(), system(tile_overlap=8)
+    for of, other in ((plain, wide), (wide, plain)):
+        ((_, found, _),) = of.embed([case], 0, torch.no_grad())
+        assert isinstance(found, Features)
+        path = write_features(tmp_path / "slide.h5", found)
+        assert kept(path, of) and not kept(path, other)
+        del found.facts["tile_overlap"]  # as files were before it was a setting
+        path = write_features(tmp_path / "slide.h5", found)
+        assert kept(path, of) and not kept(path, other)
+
+
+def test_a_map_is_the_mean_of_the_tiles_over_a_place(case: Case) -> None:
+    of = system(tile_overlap=16)
+    sample = collected(of, case)
+    of.thresholds.fill_(0.0)  # so that it is positive and drawn
+    with torch.no_grad():
+        (result,) = of.predict_step(Batch([sample]))
+    assert result.tiles is not None and len(result.heatmaps) == 1
+    shares = rescaled(result.tiles.scores["tumour attention"])
+    drawn = result.heatmaps[0].values
+    scale = drawn.shape[0] / tiny_slides.SIDE
+    for x, y in ((40, 40), (100, 60), (130, 200)):
+        over = ((sample.tiling.coords <= (x, y)) & (sample.tiling.coords + 32 > (x, y))).all(1)
+        assert over.sum() == 4
+        assert drawn[int(y * scale), int(x * scale)] == pytest.approx(shares[over].mean(), abs=1e-6)
+
+
+def test_a_checkpoint_from_before_tiles_could_overlap_is_opened_without(tmp_path: Path) -> None:
+    of = system(tile_overlap=8)
+    state = of.state_dict()
+    for arguments, overlap in ((SETTINGS | {"tile_overlap": 8}, 8), (SETTINGS, 0)):
+        opened = build_system({"system": "SelfViTMIL", "arguments": arguments}, state, "old.ckpt")
+        assert opened.cutting.overlap == overlap
 
 
 @pytest.mark.parametrize(("count", "most"), [(5, 10), (10, 10), (11, 10), (1_000, 7)])
@@ -134,6 +209,7 @@ def test_nonsense_of_a_worker_is_never_believed(case: Case) -> None:
         (plain, (coords[:0], tissue, pixels[:0], valid[:0])),
         (plain, (coords, tissue, pixels[:3], valid)),
         (plain, (coords, tissue, pixels.astype(np.float32), valid)),
+        ({**plain, "overlap": 32}, arrays),
         (plain, arrays[:2]),
     ]
     for told, sent in lies:
