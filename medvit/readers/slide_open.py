@@ -127,7 +127,9 @@ def _otherwise(path: Path, refusal: openslide.OpenSlideError) -> Source:
                 "pixels are missing. Export it again from the archive.",
             ) from refusal
     if path.suffix.lower() == MIRAX:
-        raise Rejected("incomplete_mrxs", "Its folder of the same name is missing or damaged. Copy both.") from refusal
+        raise Rejected(
+            "incomplete_mrxs", "Its folder of the same name is missing or damaged. Copy both, not in a zip."
+        ) from refusal
     if tiff.is_tiff(path):
         found = tiff.pages(path)  # says when it is cut
         needed = max((page.end for page in found), default=0)

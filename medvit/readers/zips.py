@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from medvit.budgets import FILE_BYTES, MIB, ZIP_BYTES, ZIP_MEMBERS, ZIP_RATIO
-from medvit.case import DICOM_SUFFIXES, NIFTI, PICTURES
+from medvit.case import BITMAP, CLIPS, DICOM_SUFFIXES, NIFTI, PICTURES, SLIDES
 from medvit.errors import Halted, Rejected
 from medvit.readers.survey import regular_file
 
 SUFFIX = ".zip"
 MAGIC = (b"PK\x03\x04", b"PK\x05\x06")  # of one that holds something, of an empty one
-KEPT_SUFFIXES = frozenset((*PICTURES, *DICOM_SUFFIXES, SUFFIX))  # by which readers know a file
+KEPT_SUFFIXES = frozenset((*PICTURES, BITMAP, *DICOM_SUFFIXES, *SLIDES, *CLIPS, SUFFIX))  # by which readers know a file
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 BLOCK = 1 * MIB
 NAME = 1_000  # characters of a member's name

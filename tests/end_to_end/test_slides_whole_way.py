@@ -8,6 +8,7 @@ import shutil
 import signal
 import time
 import uuid
+import zipfile
 from collections import Counter
 from pathlib import Path
 
@@ -150,6 +151,25 @@ def test_every_bad_input_is_a_sentence_and_costs_itself_alone(lab: Path, out: Pa
     answered = tiny.rows_of(tmp_path / "out/results.csv")
     assert float(answered["good.tif"]["probability"]) == pytest.approx(float(alike), abs=1e-3)
     assert float(answered["mirax.mrxs"]["probability"]) == pytest.approx(float(alike), abs=0.05)
+
+
+def test_slides_in_a_zip_are_answered_as_those_outside(lab: Path, out: Path, tmp_path: Path) -> None:
+    tiny_slides.write_slide(tmp_path / "17.tif", 17, True)
+    tiny_mirax.write_mirax(tmp_path / "mirax.mrxs", tiny_slides.draw(17, True)[0], 1.0)
+    with zipfile.ZipFile(tmp_path / "slides.zip", "w") as archive:
+        for file in ("17.tif", "mirax.mrxs", *(f"mirax/{path.name}" for path in (tmp_path / "mirax").iterdir())):
+            archive.write(tmp_path / file, file)
+    command = ["predict", lab / "runs/mil/best.ckpt", tmp_path / "slides.zip", "-o", tmp_path / "out"]
+    assert tiny.medvit(*command, cwd=lab).code == 3
+    told = tiny.rows_of(tmp_path / "out/inputs.csv")
+    assert {name: row["reason"] for name, row in told.items()} == {
+        "17.tif": "",
+        "mirax.mrxs": "incomplete_mrxs",
+        **dict.fromkeys((path.name for path in (tmp_path / "mirax").iterdir()), "slide_part"),
+    }
+    assert "not in a zip" in told["mirax.mrxs"]["message"]
+    alike = tiny.rows_of(out / "results.csv")["17.tif"]["probability"]
+    assert tiny.rows_of(tmp_path / "out/results.csv")["17.tif"]["probability"] == alike
 
 
 def test_a_resolution_that_is_given_makes_slides_and_pictures_answerable(lab: Path, tmp_path: Path) -> None:

@@ -93,7 +93,10 @@ def test_it_is_described_like_the_same_pixels_in_a_tiff(mrxs: Path, tmp_path: Pa
 def test_a_slide_whose_folder_is_not_whole_is_a_sentence(mrxs: Path, lost: str) -> None:
     (mrxs.with_suffix("") / lost).unlink()
     reason, said = refusal(mrxs)
-    assert reason == "incomplete_mrxs" and said == "Its folder of the same name is missing or damaged. Copy both."
+    assert (
+        reason == "incomplete_mrxs"
+        and said == "Its folder of the same name is missing or damaged. Copy both, not in a zip."
+    )
 
 
 def test_a_slide_without_its_folder_is_a_sentence(mrxs: Path) -> None:
