@@ -67,12 +67,16 @@ def review(options: argparse.Namespace) -> int:
 def _exported(options: argparse.Namespace) -> int:
     from apps.review.desk import Desk, Settings
     from apps.review.export import export, hand_out
+    from apps.review.runs import Run, tell_apart
     from apps.review.serve import starter
 
+    named = [Run(out) for out in options.out]
+    tell_apart(named)  # so that no run's files take the place of another's
     bases = tuple(str(base.resolve()) for base in options.inputs)
-    for out in options.out:
+    for out, told in zip(options.out, named, strict=True):
         desk = Desk(Settings((str(out),), bases, workers=1))
         (run,) = desk.runs.values()
+        run.name = told.name
         head = export(run, desk.boards[run.key], desk.stores[run.key], options.export, starter())
         print(f"{options.export / f'decisions_{run.name}.csv'} and .json, head {head}")
         folder = options.export / f"masks_{run.name}"

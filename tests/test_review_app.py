@@ -173,7 +173,8 @@ def test_an_unknown_case_is_a_sentence_and_a_way_back(out):
 def test_every_case_says_side_series_spacing_model_and_that_it_is_for_research(out):
     page, case = at_case(out)
     told = " ".join(html_of(page))
-    for word in (case, "laterality: right", "series …", "no. 3", "spacing of ImagerPixelSpacing", "ThoraxMAE", "3a3a3a3a",
+    for word in (case, "laterality: right", "series …", "no. 3",
+                 "spacing at the detector (ImagerPixelSpacing)", "ThoraxMAE", "3a3a3a3a",
                  "unverified", "research use only"):  # fmt: skip
         assert word in told.replace("&#8230;", "…").replace("&#39;", "'"), word
     assert "Doe" not in told and "DOE-0001" not in told

@@ -18,7 +18,7 @@ from apps.review.verify import verify
 
 CHROMIUM = "/usr/bin/chromium"
 ARTEFACTS = Path(__file__).parents[1] / ".artefacts"
-ANSWERS = ((0.9, 0.2, 0.6), (0.1, 0.2, 0.3), (0.55, 0.95, 0.1))
+ANSWERS = ((0.9, 0.2, 0.6), (0.1, 0.2, 0.3), (0.55, 0.95, 0.1), (0.9, 0.8, 0.7))
 PATIENCE_MS = 60_000
 
 
@@ -169,6 +169,35 @@ def test_two_browsers_on_one_case_lose_nothing_and_mix_nothing_up(browser, app):
     assert verify(app.out).faults == ()
     for page in pages.values():
         page.context.close()
+
+
+@pytest.mark.slow
+def test_a_held_key_a_double_click_and_a_button_that_was_clicked_decide_once(browser, app):
+    page = entered(browser, app, "anna")
+    case = list(Run(app.out).refresh().rows)[3]  # with three findings: each decision goes on to the next
+    page.click(f'[role=row][data-case="{case}"]')
+    settled(page, lambda now: now.get("case") == case)
+
+    def made():
+        page.wait_for_timeout(1_500)
+        return [row.finding for row in Store(app.out).since() if row.case == case and row.kind == "decision"]
+
+    accept = page.get_by_role("button", name="Accept")
+    accept.dblclick(delay=250)
+    assert made() == ["Mass"]
+    page.keyboard.press("Space")
+    page.keyboard.press("Enter")
+    assert made() == ["Mass"]
+    for _ in range(30):  # as a key that is held repeats
+        page.keyboard.down("x")
+        page.wait_for_timeout(40)
+    page.keyboard.up("x")
+    assert made() == ["Mass", "Effusion"]
+    assert not [row for row in Store(app.out).since() if row.case == case and row.kind == "note"]
+    accept.focus()  # whoever works by keys alone still can
+    page.keyboard.press("Enter")
+    assert made() == ["Mass", "Effusion", "Nodule"]
+    page.context.close()
 
 
 def fetched(url, cookie=""):

@@ -112,8 +112,8 @@ def _evaluation(run: Run, found: Sequence[Against], report: Report | None, missi
         told = {name: value for name, value in run.about.metrics.items() if "auroc" in name}
         if told:
             st.html(heading("On validation data, when it was trained"))
-            rows = [(shown(name).removeprefix("val/"), f"{value:.3f}") for name, value in sorted(told.items())]
-            st.html(table(("measure", "value#"), rows))
+            rows = [(_measure(name), f"{value:.3f}") for name, value in sorted(told.items())]
+            st.columns([2, 5])[0].html(table(("measure", "value#"), rows))
         return
     st.html(
         heading(
@@ -143,6 +143,11 @@ def _evaluation(run: Run, found: Sequence[Against], report: Report | None, missi
     st.html(
         table(columns, table_rows) if table_rows else heading("", "The report measures none of this run's findings.")
     )
+
+
+def _measure(name: str) -> str:
+    """A measure of the checkpoint's card for people: ``val/auroc/Mass`` is AUROC, Mass."""
+    return shown(name.removeprefix("val/").replace("auroc", "AUROC").replace("/", ", "))
 
 
 def _beside(one: tuple[float, float, float] | None, measured: tuple[float, float, float]) -> str:

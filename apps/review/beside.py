@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
+from apps.review.captions import side
 from apps.review.kin import Beside
 from apps.review.runs import Row, Run
 
@@ -44,13 +45,12 @@ def choose(visit: "Visit", run: Run, row: Row) -> Beside | None:
 
 def shown(visit: "Visit", run: Run, other: Beside) -> dict[str, Any]:
     """What the viewer of the other film is told."""
-    from apps.review.case_view import side
-
     there = f"{run.key}/{other.case}"
+    which = side(run.rows[other.case], visit.desk.facts(run.key, other.case)).partition(",")[0]
     return {
         "case": other.case,
         "film": f"/review/film/{there}",
         "heat": f"/review/heat/{there}",
-        "side": f"beside it: {other.said} · {side(visit.desk.facts(run.key, other.case)).partition(',')[0]}",
+        "side": f"beside it: {other.said} · {which}",
         "about": "not the case you decide about",
     }

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from apps.review import beside, decide
+from apps.review.captions import case_line, meaning, side
 from apps.review.decide import shown
 from apps.review.kin import Beside
 from apps.review.readings import WORDS, Decision
 from apps.review.runs import BOX, NONE, Row, Run
 from apps.review.tables import plain
 from apps.review.viewers import viewer
-from apps.review.worklist import Chosen, lines, unlike
+from apps.review.worklist import Chosen, lines
 from medvit.codes import file_name
 from medvit.writers.geojson import PREVIEW
 
@@ -25,10 +26,12 @@ AI_KEYS = (("accept", "✓ Accept", "A"), ("reject", "✗ Reject", "X"), ("uncer
 BLIND_KEYS = (("present", "Present", "Y"), ("absent", "Absent", "X"), ("uncertain", "? Uncertain", "U"))
 KEYS = {  # of the viewers, which tell them by themselves
     "film": "I invert · H map · B outlines · [ ] opacity · 0 fit", "slide": "H attention · [ ] opacity · 0 fit",
-    "smear": "H attention · [ ] opacity · 0 fit · ↑ ↓ focal plane", "clip": "space plays · ← → frame · H map · [ ] opacity",
+    "smear": "H attention · [ ] opacity · 0 fit · ↑ ↓ focal plane, where there are several",
+    "clip": "space plays · ← → frame · M most important · H map · [ ] opacity",
     "cells": "", "volume": "↑ ↓ slice · W window · H outlines · E paint (P brush, D eraser, [ ] size, Z undo)",
 }  # fmt: skip
-NOTHING = "nothing"
+AI_ONLY = (" · B outlines", "M most important · ", "H map · ")  # keys that a blind reader has not got
+NOTHING = "(not corrected)"
 
 
 def show(visit: "Visit") -> None:
@@ -114,8 +117,7 @@ def _line(visit: "Visit", run: Run, row: Row, queue: list[tuple[str, str]], plac
     identity = " · ".join(f"{plain(said)} {plain(text)}" for said, text in facts.get("identity", {}).items())
     columns = st.columns([7, 1.3, 1.2, 0.8], vertical_alignment="center")
     columns[0].html(
-        f'<div class="medvit-line" data-testid="case-line"><b>case {plain(row.case)}</b> · {plain(_what(run, row, facts))}'
-        f"{_far(row, hidden)} · {plain(side(facts).partition(',')[0])} · {plain(series(row, facts))} · {plain(spacing(row))}"
+        f'<div class="medvit-line" data-testid="case-line">{case_line(run, row, facts, hidden)}'
         + (f'<br><span class="soft">{identity}</span>' if identity else "")
         + "</div>"
     )
@@ -126,52 +128,6 @@ def _line(visit: "Visit", run: Run, row: Row, queue: list[tuple[str, str]], plac
         column.button(said, key=f"step{step}", shortcut=key, on_click=go, kwargs={"view": "case", **where}, disabled=not inside,
                       width="stretch", help="previous case" if step < 0 else "next case")  # fmt: skip
     columns[3].html(f'<div class="medvit-line soft" style="text-align:right">{place + 1} of {len(queue)}</div>')
-
-
-def _far(row: Row, hidden: bool) -> str:
-    """A warning where the case is unlike those that the system learned from."""
-    if hidden or row.distance is None or not row.distance.far:
-        return ""
-    return f' · <b style="color:#e69f00">! {plain(unlike(row))}</b>'
-
-
-def _what(run: Run, row: Row, facts: Mapping[str, Any]) -> str:
-    kind = run.kind(row)
-    return " ".join(
-        part
-        for part in (row.modality or kind, str(facts.get("ViewPosition", "")), str(facts.get("BodyPartExamined", "")))
-        if part
-    )
-
-
-def side(facts: Mapping[str, Any]) -> str:
-    """The side that the header names, in words; that it names none is said too."""
-    found = str(facts.get("ImageLaterality") or facts.get("Laterality") or "")
-    words = {"R": "right", "L": "left", "B": "both sides", "U": "unpaired"}
-    told = f"laterality: {words.get(found, found)}" if found else "no laterality in the header"
-    towards = str(facts.get("PatientOrientation", ""))[:1]
-    return f"{told}, right edge is the patient's {words[towards]}" if towards in ("L", "R") else told
-
-
-def series(row: Row, facts: Mapping[str, Any]) -> str:
-    """Which series and image it is, by number and the end of its UID."""
-    uid = row.header.get("series_uid", "")
-    if not uid:
-        return "no series: not DICOM"
-    numbers = " ".join(
-        f"{said} {facts[name]}"
-        for said, name in (("no.", "SeriesNumber"), ("image", "InstanceNumber"))
-        if name in facts
-    )
-    return f"series …{uid[-8:]} {numbers}".strip()
-
-
-def spacing(row: Row) -> str:
-    """Where the size of a pixel comes from, or that nothing can be measured."""
-    if row.origin.get("mpp"):
-        return f"{row.origin['mpp']} µm a pixel"
-    found = row.origin.get("spacing", "")
-    return "no spacing" if not found or found.startswith("none") else f"spacing of {found}"
 
 
 def _picture(
@@ -193,7 +149,8 @@ def _picture(
         "tiles": f"/review/tiles/{here}",
         "region": f"/review/region/{here}", "masks": f"/review/masks/{here}?own={own}", "paint": f"/review/paint/{here}",
         "segments": bool(visit.settings.segment),
-        "finding": finding, "hidden": hidden, "kind": kind, "next": ahead, "side": side(facts), "height": HEIGHT,
+        "finding": finding, "attends": _attended(row, finding),
+        "hidden": hidden, "kind": kind, "next": ahead, "side": side(row, facts), "height": HEIGHT,
         "about": "AI unverified · research use only",
     }  # fmt: skip
     if kind == "volume":
@@ -224,10 +181,15 @@ def _outlines(visit: "Visit", run: Run, row: Row, data: dict[str, Any], before: 
         st.rerun()
 
 
+def _attended(row: Row, finding: str) -> str:
+    """The finding whose attention is looked at: where nothing is above its threshold that of the most probable one."""
+    return row.strongest.label if finding == NONE and row.strongest else finding
+
+
 def _cells(run: Run, row: Row, finding: str, hidden: bool) -> None:
     """Pictures of cells as the run left them: the most attended ones first where the answer may be seen, then all of them."""
     folder = run.folder / "cases" / row.case
-    label = finding if finding != NONE or not row.strongest else row.strongest.label
+    label = _attended(row, finding)
     shown = {} if hidden else {"By attention, highest first": folder / f"gallery_{file_name(label)}.png"}
     shown["All of them, in the order of their names"] = folder / PREVIEW
     there = {said: path for said, path in shown.items() if path.is_file()}
@@ -253,7 +215,9 @@ def _panel(
         st.rerun()
     latest = visit.desk.stores[run.key].latest(visit.person.name, row.case, finding)
     after = latest.seq if latest else 0
-    st.html(f'<div class="medvit-line" data-testid="about"><b>{shown(finding)}</b></div>')
+    more = meaning(finding)
+    also = f' <span class="soft">{plain(more)}</span>' if more else ""
+    st.html(f'<div class="medvit-line" data-testid="about"><b>{plain(shown(finding))}</b>{also}</div>')
     columns = st.columns(3, gap="small")
     for column, (what, said, key) in zip(columns, BLIND_KEYS if hidden else AI_KEYS, strict=True):
         column.button(said, key=f"do_{what}", shortcut=key, on_click=decide.decide, width="stretch",
@@ -353,9 +317,11 @@ def _told(seconds: float, kind: str, hidden: bool, done: bool) -> None:
     if told:
         (st.warning if told[1] else st.info)(told[0])
     deciding = "Y X U decide · B rest absent · S show the AI" if hidden else "A X U decide"
-    seeing = KEYS[kind].replace(" · B outlines", "").replace("H map · ", "") if hidden else KEYS[kind]
+    seeing = f" · {KEYS[kind]}" if KEYS[kind] else ""
+    for ours in AI_ONLY if hidden else ():
+        seeing = seeing.replace(ours, "")
     st.html(
         ('<div class="medvit-line" data-testid="done"><b>✓ All decided</b>, J goes on</div>' if done else "")
-        + f'<div class="medvit-line soft">J K next, previous · 1–9 choose · {deciding} · Z undo · N note · {seeing}'
+        + f'<div class="medvit-line soft">J K next, previous · 1–9 choose · {deciding} · Z undo · N note{seeing}'
         f"{f' · {seconds:.0f} s on this case' if seconds else ''}</div>"
     )

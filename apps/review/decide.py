@@ -73,7 +73,9 @@ def undo(visit: "Visit", run: Run, row: Row, standing: Decision | None, finding:
 
 
 def remark(visit: "Visit", run: Run, row: Row, finding: str, note: str, corrected: str) -> None:
-    """Keep what was written about a finding."""
+    """Keep what was written about a finding; nothing where that stands already, as when a field only goes away."""
+    if visit.desk.boards[run.key].refresh().remark(row.case, visit.person.name, finding) == (note[:2000], corrected):
+        return
     write(visit, run, "note", row.case, finding, {"note": note[:2000], "corrected": corrected}, None)
 
 

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from apps.review.kin import Kin
-from apps.review.pictures import duties
+from apps.review.pictures import Plane, duties
 from apps.review.readings import Board
 from apps.review.regions import regions
-from apps.review.runs import BOX, Row, Run, locate
+from apps.review.runs import BOX, Row, Run, locate, tell_apart
 from apps.review.store import MASKS, Conflict, Store
 from apps.review.unpacked import INSIDE, Unpacked
 from medvit.budgets import MIB
@@ -84,6 +84,7 @@ class Desk:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         runs = [Run(Path(folder)).refresh() for folder in settings.folders]
+        tell_apart(runs)
         self.runs = {run.key: run for run in runs}
         self.stores = {key: Store(run.folder) for key, run in self.runs.items()}
         self.boards = {key: Board(store).refresh() for key, store in self.stores.items()}
@@ -154,7 +155,7 @@ class Desk:
         known = self._kept.get(("slide", str(self.path(found, row)), case, row.mpp))
         return dict(known.result().plain) if known and known.done() and known.exception() is None else None
 
-    def tile(self, run: str, case: str, box: tuple[float, float, int, int, float], plane: int | None) -> Future[Reply]:
+    def tile(self, run: str, case: str, box: tuple[float, float, int, int, float], plane: Plane) -> Future[Reply]:
         """A rectangle of a slide, once `slide` has proved that it is the case.
 
         Raises:
@@ -257,11 +258,11 @@ class Desk:
         )
 
     def facts(self, run: str, case: str) -> dict[str, Any]:
-        """Side, view and series of a case; nothing where its file cannot be opened."""
+        """Side, view and series of a case; ``unread`` where its file cannot be opened."""
         try:
             return dict(self.ask("facts", run, case, self.settings.show_identity).result().plain)
         except MedvitError:
-            return {}
+            return {"unread": True}
 
     def heat(self, run: str, case: str) -> list[dict[str, Any]]:
         """The heat maps of a case over the model's field of view, as numbers from 0 to 1000 of the finding's common scale."""

@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,7 @@ from medvit.writers.source import open_source
 
 NAMES = {"PatientName": "name", "PatientID": "ID", "PatientBirthDate": "born", "StudyDate": "study of"}
 LONGEST = 3_072  # pixels of a film's longer side on the screen; larger ones are averaged down by whole numbers
+Plane = int | Literal["best"] | None  # of a slide: a focal plane, the sharpest one of a tile, what the library shows
 TILE = 256
 QUALITY = 88  # of the JPEG of a tile or frame
 FRAMES = 256  # of a clip on the screen
@@ -101,11 +102,18 @@ def slide(path: str, case: str, mpp: float | None) -> Reply:
     })  # fmt: skip
 
 
-def tile(path: str, mpp: float | None, box: tuple[float, float, int, int, float], plane: int | None) -> Reply:
-    """A JPEG of a rectangle of a slide: left, top in level-0 pixels, the tile's width and height, level-0 pixels a pixel."""
+def tile(path: str, mpp: float | None, box: tuple[float, float, int, int, float], plane: Plane) -> Reply:
+    """A JPEG of a rectangle of a slide: left, top in level-0 pixels, the tile's width and height, level-0 pixels a pixel.
+
+    The sharpest plane is that of a square.
+    """
     opened = _slide(path, mpp)
     left, top, width, height, scale = box
-    pixels = opened.region((left, top), (width, height), opened.mpp * scale, plane)
+    resolution = opened.mpp * scale
+    if plane == "best":
+        pixels = opened.read((left, top), width, resolution, plane)
+    else:
+        pixels = opened.region((left, top), (width, height), resolution, plane)
     return Reply(None, (_jpeg(Pillow.fromarray(pixels)),))
 
 

@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from apps.review.desk import Desk
-from apps.review.pictures import TILE
+from apps.review.pictures import TILE, Plane
 from apps.review.store import Conflict
 from medvit.budgets import MIB
 from medvit.errors import MedvitError
@@ -65,12 +65,10 @@ def routes(desk: Desk) -> list[Route]:
         run, case = _place(request)
         told = await slide_of(run, case)
         wanted = [int(request.path_params[name]) for name in ("level", "column", "row")]
-        plane = request.query_params.get("plane", "")
         box = tile_box(told["width"], told["height"], *wanted)
         if box is None:
             return Response(status_code=404)
-        number = int(plane) if plane.isdecimal() and len(plane) < 4 else None
-        return _jpeg(await wrap_future(desk.tile(run, case, box, number)))
+        return _jpeg(await wrap_future(desk.tile(run, case, box, _plane(request))))
 
     async def region(request: Request) -> Response:
         run, case = _place(request)
@@ -78,9 +76,10 @@ def routes(desk: Desk) -> list[Route]:
         if not 0 < side <= LARGEST:
             return Response(status_code=404)
         pixels = min(side, CLOSE_UP)
-        await slide_of(run, case)
+        stack = (await slide_of(run, case))["planes"] > 1
+        plane = _plane(request, "best" if stack else None)  # what is looked at closely is in focus
         return _jpeg(
-            await wrap_future(desk.tile(run, case, (float(left), float(top), pixels, pixels, side / pixels), None))
+            await wrap_future(desk.tile(run, case, (float(left), float(top), pixels, pixels, side / pixels), plane))
         )
 
     async def heat(request: Request) -> Response:
@@ -186,6 +185,11 @@ def tile_box(width: int, height: int, level: int, column: int, row: int) -> tupl
 
 def _place(request: Request) -> tuple[str, str]:
     return str(request.path_params["run"]), str(request.path_params["case"])
+
+
+def _plane(request: Request, otherwise: Plane = None) -> Plane:
+    told = request.query_params.get("plane", "")
+    return int(told) if told.isdecimal() and len(told) < 4 else otherwise
 
 
 async def _of(desk: Desk, duty: str, run: str, case: str, *arguments: Any) -> Reply:

@@ -236,6 +236,15 @@ class Run:
             raise MedvitError(f"{self.folder / 'run.json'} is damaged, so nobody knows what answered here.") from None
 
 
+def tell_apart(runs: Sequence[Run]) -> None:
+    """Give runs whose folders have the same name longer ones, of the folders above them: ``ward_1_out`` and ``ward_2_out``."""
+    tails = {run.key: run.folder.resolve().parts[1:] for run in runs}
+    for run in runs:
+        tail, others = tails[run.key], [tails[one.key] for one in runs if one.key != run.key]
+        depth = next((n for n in range(1, len(tail)) if all(one[-n:] != tail[-n:] for one in others)), len(tail))
+        run.name = "_".join(tail[-depth:])
+
+
 def _told(line: bytes) -> tuple[str, Row | None]:
     """The key of a record's input, "" of a damaged line, and its case where it was answered."""
     try:
@@ -280,8 +289,9 @@ def _row(record: Mapping[str, Any]) -> Row | None:
 
 def _mask(told: Mapping[str, Any]) -> Mask:
     """What a record says of a mask, in a line."""
-    size = f"{told['volume_ml']} ml" if told.get("volume_ml") else f"{told.get('pixels', 0)} pixels"
-    words = [f"score of its own {float(told['score']):.2f}", size, str(told.get("prompt", ""))]
+    millilitres = float(told.get("volume_ml") or 0)
+    size = f"{millilitres:.{0 if millilitres >= 100 else 1}f} ml" if millilitres else f"{told.get('pixels', 0)} pixels"
+    words = [f"the network's own score {float(told['score']):.2f}", size, str(told.get("prompt", ""))]
     return Mask(str(told["label"]), float(told["score"]), " · ".join(word for word in words if word))
 
 

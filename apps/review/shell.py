@@ -81,7 +81,8 @@ def bar(runs: Sequence[Run]) -> None:
         for one in (run.about for run in runs)
     )
     st.html(
-        '<div class="medvit-bar" data-testid="identity"><b>AI output, unverified · research use only</b> · '
+        f'<div class="medvit-bar" data-testid="identity" title="{plain(told)}">'
+        "<b>AI output, unverified · research use only</b> · "
         f"thresholds from validation · {plain(told)}</div>"
     )
 

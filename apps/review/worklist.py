@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 PAGE = 50  # cases on a page
 EVERY_S, EVERY_S_RUNNING = 20, 4  # until the list looks for news
-NAMED = 3  # findings of a case beside the strongest
+NAMED, TOLD = 3, 24  # findings of a case beside the strongest: in the list, and under the pointer
 ANY = "any finding"
 STATES = {
     "any state": "",
@@ -152,10 +152,8 @@ def _choose(visit: "Visit") -> Chosen:
     """The row of filters."""
     runs, blind = visit.desk.runs, visit.settings.blind
     labels = sorted({said.label for run in runs.values() for row in list(run.rows.values())[:1] for said in row.said})
-    columns = st.columns([2.2, 2, 1.3, 1.3, 1.6, 2.4, 2.6], vertical_alignment="bottom")
-    names = {
-        run.name if len({one.name for one in runs.values()}) == len(runs) else run.key: run.key for run in runs.values()
-    }
+    columns = st.columns([2, 1.9, 1.75, 1.25, 1.6, 2, 2.6], vertical_alignment="bottom")
+    names = {run.name: run.key for run in runs.values()}
     run = columns[0].selectbox("Run", ["all runs", *names] if len(names) > 1 else list(names), key="run")
     finding = columns[1].selectbox("Finding", [ANY, *labels], key="finding", disabled=blind)
     positive = columns[2].checkbox("p ≥ threshold", key="positive", disabled=blind)
@@ -213,11 +211,17 @@ def unlike(row: Row) -> str:
     return f"{'unlike' if far else 'like'} the training cases (distance {value:.2f}, far from {limit:.2f})"
 
 
-def _also(row: Row, most: Said) -> str:
-    """The other positive findings with their probabilities, the most probable first."""
+def _also(row: Row, most: Said, shown: int = NAMED) -> str:
+    """The other positive findings with their probabilities, the most probable first; how many more than that there are."""
     rest = sorted((said for said in row.positive if said is not most), key=lambda said: -said.probability)
-    named = [f"{said.label.replace('_', ' ')} {said.probability:.2f}" for said in rest[:NAMED]]
-    return ", ".join(named) + (f", {len(rest) - NAMED} more" if len(rest) > NAMED else "")
+    named = [f"{said.label.replace('_', ' ')} {said.probability:.2f}" for said in rest[:shown]]
+    return ", ".join(named) + (f", {len(rest) - shown} more" if len(rest) > shown else "")
+
+
+def _all(row: Row, most: Said) -> str:
+    """All positive findings, for under the pointer; where there is none the most probable one."""
+    first, rest = f"{most.label.replace('_', ' ')} {most.probability:.2f}", _also(row, most, TOLD)
+    return f"{first}, {rest}" if rest else first
 
 
 def _shown(visit: "Visit", line: Line) -> dict[str, Any]:
@@ -238,6 +242,7 @@ def _shown(visit: "Visit", line: Line) -> dict[str, Any]:
         told |= {
             "finding": most.label.replace("_", " "), "positive": most.positive, "probability": most.probability,
             "threshold": most.threshold, "also": _also(row, most), "far": bool(far and far.far),
+            "all": _all(row, most),
             "ood": "–" if far is None else "! unlike them" if far.far else "like them",
             "ood_said": unlike(row) or "This run did not look whether cases are unlike those that the system learned from.",
         }  # fmt: skip

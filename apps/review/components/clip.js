@@ -5,14 +5,16 @@ export default (component) => mounted(component, (root) => {
   const side = element("div", "said top"), about = element("div", "said top right"), lens = element("div", "said"), measure = element("div", "said right"), message = element("div", "message", "");
   stage.append(canvas, side, about, lens, measure, message);
   const strip = element("canvas"); strip.style.cssText = "display:block;width:100%;height:64px;margin-top:6px;background:#000;border:1px solid #2a3036;border-radius:4px;box-sizing:border-box;cursor:pointer;touch-action:none"; strip.setAttribute("role", "slider"); strip.setAttribute("aria-label", "Frame"); strip.tabIndex = 0;
-  const bar = element("div", "bar"), method = element("span", "soft", "");
+  const bar = element("div", "bar"), method = element("span", "soft", ""), ramp = element("canvas", "ramp"); ramp.width = 74; ramp.height = 9;
+  const shade = ramp.getContext("2d"); for (let i = 0; i < 74; i++) { shade.fillStyle = `rgb(${inferno(i / 73)})`; shade.fillRect(i, 0, 1, 9); }
   const play = button("▶ Play", "space", toggle), show = button("Heat map", "H", () => { state.on = !state.on; draw(); });
   const slider = element("input"); slider.type = "range"; slider.min = 0; slider.max = 100; slider.value = 50; slider.setAttribute("aria-label", "Opacity of the heat map"); slider.oninput = () => { state.opacity = slider.value / 100; draw(); };
   const speed = element("select"); for (const share of [0.25, 0.5, 1, 2]) { const one = element("option", "", `${share}×`); one.value = share; one.selected = share === 1; speed.append(one); } speed.setAttribute("aria-label", "Speed"); speed.onchange = () => { state.speed = +speed.value; }; speed.style.cssText = "background:#20262b;color:#d4dade;border:1px solid #39424a;border-radius:4px";
-  bar.append(button("◂", "one frame back (←)", () => step(-1)), play, button("▸", "one frame on (→)", () => step(1)), speed, button("Most important frame", "M", peak), show, slider, method);
+  bar.append(button("◂", "one frame back (←)", () => step(-1)), play, button("▸", "one frame on (→)", () => step(1)), speed, button("Most important frame", "M", peak), show, slider, ramp, method);
   root.replaceChildren(stage, strip, bar);
 
   const chosen = () => state.maps.find((one) => one.label === state.data.finding);
+  const seconds = (frame) => (frame / state.rate).toFixed(2);
   function step(by) { state.playing = false; go(state.frame + by); }
   function go(frame) { const count = state.frames.length || 1; state.frame = ((frame % count) + count) % count; draw(); }
   function peak() { const map = chosen(); if (map) { state.playing = false; go(nearest(map.importance.indexOf(Math.max(...map.importance)))); } }
@@ -40,14 +42,15 @@ export default (component) => mounted(component, (root) => {
       scale = Math.min(canvas.width / picture.width, canvas.height / picture.height); x = (canvas.width - picture.width * scale) / 2; y = (canvas.height - picture.height * scale) / 2;
       pen.drawImage(picture, x, y, picture.width * scale, picture.height * scale);
       if (map && state.on) { const [top, left, bottom, right] = map.box; pen.save(); pen.beginPath(); pen.rect(x, y, picture.width * scale, picture.height * scale); pen.clip(); pen.globalAlpha = state.opacity; pen.drawImage(plane(map, told.chosen[state.frame]), x + left * scale, y + top * scale, (right - left) * scale, (bottom - top) * scale); pen.restore(); }
-      lens.textContent = `frame ${told.chosen[state.frame] + 1} of ${told.frames}   ${state.rate ? `${state.rate} frames a second` : "no rate in the file: shown at 16 frames a second"}`;
+      lens.textContent = `frame ${told.chosen[state.frame] + 1} of ${told.frames}${told.frames > told.lengths.length ? `, ${told.lengths.length} of them shown` : ""} · ${state.rate ? `${seconds(told.chosen[state.frame])} of ${seconds(told.frames)} s · ${state.rate} frames a second` : "no rate in the file: shown at 16 frames a second"}`;
       const spacing = told.spacing, length = spacing ? scaleBar(scale / spacing[1], canvas.width / 4) : null;
       measure.textContent = length ? length.said : "no spacing: nothing can be measured";
       if (length) { pen.strokeStyle = "#fff"; pen.lineWidth = 2; const yy = canvas.height - 26 * ratio, xx = canvas.width - 10 - length.pixels; pen.beginPath(); pen.moveTo(xx, yy - 4); pen.lineTo(xx, yy); pen.lineTo(xx + length.pixels, yy); pen.lineTo(xx + length.pixels, yy - 4); pen.stroke(); }
     }
-    method.textContent = state.data.hidden ? "the AI's answer is hidden until you have decided" : map ? `regions that influenced this score · ${map.method}` : "no map: the finding is below its threshold, or none was written";
+    method.textContent = !picture ? "" : state.data.hidden ? "the AI's answer is hidden until you have decided" : map ? `regions that influenced this score · ${map.method} · one scale for all cases of a finding · orange line: influence of each frame` : "no map: the finding is below its threshold, or none was written";
+    ramp.style.visibility = map && state.on ? "visible" : "hidden";
     curve(map);
-    strip.setAttribute("aria-valuenow", state.frame + 1); strip.setAttribute("aria-valuemax", state.frames.length);
+    strip.setAttribute("aria-valuenow", state.frame + 1); strip.setAttribute("aria-valuetext", lens.textContent); strip.setAttribute("aria-valuemax", state.frames.length);
     root.dataset.state = JSON.stringify({ case: state.shownCase || "", frame: state.frame, frames: state.frames.length, playing: state.playing, heat: !!map && state.on, opacity: state.opacity, scale, x, y, label: map ? map.label : "" });
   }
   function curve(map) {
@@ -64,7 +67,7 @@ export default (component) => mounted(component, (root) => {
   for (const end of ["pointerup", "pointercancel"]) strip.addEventListener(end, () => { state.scrubbing = false; });
   const keys = (event) => {
     if (writing(event)) return;
-    const act = { " ": toggle, arrowleft: () => step(-1), arrowright: () => step(1), m: peak, h: () => { state.on = !state.on; draw(); }, "[": () => { state.opacity = Math.max(state.opacity - 0.1, 0); slider.value = 100 * state.opacity; draw(); }, "]": () => { state.opacity = Math.min(state.opacity + 0.1, 1); slider.value = 100 * state.opacity; draw(); } }[event.key.toLowerCase()];
+    const act = { " ": toggle, home: () => { state.playing = false; go(0); }, end: () => { state.playing = false; go(-1); }, arrowleft: () => step(-1), arrowright: () => step(1), m: peak, h: () => { state.on = !state.on; draw(); }, "[": () => { state.opacity = Math.max(state.opacity - 0.1, 0); slider.value = 100 * state.opacity; draw(); }, "]": () => { state.opacity = Math.min(state.opacity + 0.1, 1); slider.value = 100 * state.opacity; draw(); } }[event.key.toLowerCase()];
     if (act && !(event.key === " " && event.composedPath().some((one) => one.tagName === "BUTTON" && !root.contains(one)))) { event.preventDefault(); act(); }
   };
   document.addEventListener("keydown", keys);

@@ -98,15 +98,15 @@ export default (component) => mounted(component, (root) => {
       measured();
     }
     const map = chosen();
-    method.textContent = state.data.hidden ? "the AI's answer is hidden until you have decided" : state.data.role === "beside" ? "" : map ? `regions that influenced this score · ${map.method}${state.boxes ? " · outlined: above half of the highest value" : ""} · one scale for all cases of a finding` : state.data.finding ? "no map: the finding is below its threshold, or none was written" : "";
+    method.textContent = !film ? "" : state.data.hidden ? "the AI's answer is hidden until you have decided" : state.data.role === "beside" ? "" : map ? `regions that influenced this score · ${map.method}${state.boxes ? " · outlined: above half of the highest value" : ""} · one scale for all cases of a finding` : state.data.finding ? "no map: the finding is below its threshold, or none was written" : "";
     ramp.style.visibility = map && state.heatOn ? "visible" : "hidden";
     root.dataset.state = JSON.stringify({ case: state.shownCase || "", scale: state.scale, x: state.x, y: state.y, ratio: state.ratio, opacity: state.opacity, heat: state.heatOn && !!map, invert: state.invert, centre: state.centre, width: state.width, label: map ? map.label : "", boxes: outlined().map((one) => [one.label, one.regions || []]), link: state.link, beside: state.data.role === "beside" });
   }
   function measured() {
     const { film } = state, spacing = film.told.spacing;
-    lens.textContent = `zoom ${(100 * state.scale / (state.ratio || 1) / film.told.step).toFixed(0)} %   window ${Math.round(100 * state.width)} %, centre ${Math.round(100 * state.centre)} %${state.invert ? "   inverted" : ""}${film.told.step > 1 ? `   shown at 1/${film.told.step}` : ""}`;
+    lens.textContent = `zoom ${(100 * state.scale / (state.ratio || 1) / film.told.step).toFixed(0)} % · window ${Math.round(100 * state.width)} %, centre ${Math.round(100 * state.centre)} %${state.invert ? " · inverted" : ""}${film.told.step > 1 ? ` · shown at 1/${film.told.step}` : ""}`;
     const bar = spacing ? scaleBar(state.scale / (spacing[1] * film.told.step), canvas.width / 4) : null;
-    measure.textContent = bar ? bar.said : "no spacing: nothing can be measured";
+    measure.textContent = bar ? `${bar.said}${film.told.origin.spacing === "ImagerPixelSpacing" ? " at the detector" : ""}` : "no spacing: nothing can be measured";
     if (bar) { pen.setTransform(1, 0, 0, 1, 0, 0); pen.strokeStyle = "#fff"; pen.lineWidth = 2; const y = canvas.height - 26 * (state.ratio || 1), x = canvas.width - 10 - bar.pixels; pen.beginPath(); pen.moveTo(x, y - 4); pen.lineTo(x, y); pen.lineTo(x + bar.pixels, y); pen.lineTo(x + bar.pixels, y - 4); pen.stroke(); }
   }
   canvas.addEventListener("wheel", (event) => { event.preventDefault(); const box = canvas.getBoundingClientRect(); zoomTo(state.scale * Math.exp(-event.deltaY / 400), (event.clientX - box.left) * state.ratio, (event.clientY - box.top) * state.ratio); }, { passive: false });

@@ -24,7 +24,7 @@ export default (component) => mounted(component, (root) => {
     (data.rows || []).forEach((one, place) => {
       const line = element("div", "row"); line.style.gridTemplateColumns = grid; line.tabIndex = 0; line.setAttribute("role", "option");
       line.dataset.finding = one.name; line.dataset.verdict = one.verdict || ""; line.setAttribute("aria-selected", one.chosen ? "true" : "false");
-      const name = element("span", `cut ${one.positive || data.blind ? "strong" : "soft"}`, one.shown); name.title = one.title || one.shown;
+      const name = element("span", `name ${one.positive || data.blind ? "strong" : "soft"}`, one.shown); name.title = one.title || one.shown;
       if (one.note) name.append(element("span", "soft", " ✎"));
       line.append(element("span", "soft", place < 9 ? `${place + 1}` : ""), name);
       if (!data.blind) { const said = element("span"); if (one.probability !== null) said.append(element("span", one.positive ? "strong" : "soft", `${one.probability.toFixed(2)}${one.positive ? " ▲" : ""}`), element("span", "soft", one.threshold === null ? " own score" : ` (${one.threshold.toFixed(2)})`)); line.append(said); }

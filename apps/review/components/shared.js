@@ -16,8 +16,19 @@ function free() {
   const held = document.activeElement;
   if (held && held.getAttribute("role") === "combobox" && held.getAttribute("aria-expanded") !== "true") held.blur();
 }
+// A tired hand decides nothing: a key that is held counts once, so does a double click on a decision, and a button that was
+// clicked does not keep the keyboard, where the next space or Enter would press it again for the next finding.
+const DECIDES = '[class*="st-key-do_"], .st-key-undo, .st-key-rest, .st-key-reveal';
+function once(event) { event.preventDefault(); event.stopImmediatePropagation(); }
 if (!document.medvitFree) {
   document.medvitFree = true;
+  window.addEventListener("keydown", (event) => { if (event.repeat && /^[a-z ]$/i.test(event.key) && !writing(event)) once(event); }, true);
+  window.addEventListener("click", (event) => {
+    const pressed = event.composedPath().find((one) => one.tagName === "BUTTON");
+    if (!pressed || !event.detail) return;
+    if (event.detail > 1 && pressed.closest(DECIDES)) once(event);
+    setTimeout(() => pressed.blur());
+  }, true);
   document.addEventListener("click", () => setTimeout(free, 200), true);
   document.addEventListener("keyup", (event) => {
     if (event.key !== "Enter" && event.key !== "Escape") return;

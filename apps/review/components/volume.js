@@ -6,7 +6,8 @@ export default (component) => mounted(component, (root) => {
   const stage = element("div", "stage"), canvas = element("canvas"), pen = canvas.getContext("2d");
   const side = element("div", "said top"), about = element("div", "said top right"), lens = element("div", "said"), measure = element("div", "said right"), message = element("div", "message", "");
   const marks = Object.fromEntries(["left", "right", "top", "bottom"].map((edge) => [edge, element("span", `mark ${edge}`)]));
-  stage.append(canvas, side, about, lens, measure, ...Object.values(marks), message);
+  const legend = element("div", "said top low legend");
+  stage.append(canvas, side, about, lens, measure, legend, ...Object.values(marks), message);
   const strip = element("canvas"); strip.style.cssText = "display:block;width:100%;height:26px;margin-top:6px;background:#12161a;border:1px solid #2a3036;border-radius:4px;box-sizing:border-box;cursor:pointer;touch-action:none"; strip.setAttribute("role", "slider"); strip.setAttribute("aria-label", "Slice"); strip.tabIndex = 0;
   const bar = element("div", "bar"), words = element("span", "soft", "");
   const windows = element("select"); windows.setAttribute("aria-label", "Window"); windows.title = "W: the next window"; windows.onchange = () => windowed(+windows.value);
@@ -68,11 +69,24 @@ export default (component) => mounted(component, (root) => {
       const length = gap ? scaleBar(at.dx / gap[gap.length - 1], canvas.width / 4) : null; measure.textContent = length ? length.said : "no spacing: nothing can be measured";
       for (const [ink, width] of length ? [["#000", 4], ["#fff", 2]] : []) { pen.strokeStyle = ink; pen.lineWidth = width * ratio; const y = canvas.height - 26 * ratio, x = canvas.width - 10 - length.pixels; pen.beginPath(); pen.moveTo(x, y - 4); pen.lineTo(x, y); pen.lineTo(x + length.pixels, y); pen.lineTo(x + length.pixels, y - 4); pen.stroke(); }
       present();
+      named();
     }
     paint.tell();
     const chosen = state.masks.find((one) => one.label === state.data.finding && !one.before);
     words.textContent = state.data.hidden ? "the AI's answer is hidden until you have decided" : state.changed.length ? `left out, for its file was changed after it was kept: ${state.changed.join(", ")}` : paint.own.on ? "" : [chosen && chosen.said, state.data.segments ? "shift and drag draws a box" : ""].filter(Boolean).join(" · ");
     root.dataset.state = JSON.stringify({ case: state.shownCase || "", slice: state.slice, slices: state.told ? state.told.shape[0] : 0, masks: state.masks.filter((one) => !one.before).map((one) => one.label), before: state.masks.filter((one) => one.before).map((one) => one.label), outlines: state.on, box: state.box, window: [state.centre, state.width], marks: state.told ? state.told.marks : {}, painting: paint.own.on, tool: paint.own.tool, size: paint.own.size, waiting: paint.own.dirty.size + (paint.own.busy ? 1 : 0), failed: paint.own.failed, seq: chosen ? chosen.seq : 0, ...at });
+  }
+  // Which colour is which outline; those that are not on this slice are pale.
+  function named() {
+    const drawn = state.masks.filter((one) => !one.before), text = JSON.stringify([state.data.finding, drawn.map((one) => [one.label, one.present[state.slice]]), drawn.length < state.masks.length]);
+    if (text === state.legend) return;
+    state.legend = text; legend.replaceChildren();
+    for (const mask of drawn.slice(0, 12)) {
+      const line = element("div", mask.label === state.data.finding ? "strong" : "", ""), swatch = element("span", "swatch"); swatch.style.background = colour(mask);
+      line.style.opacity = mask.present[state.slice] ? 1 : 0.55; line.append(swatch, mask.label.replaceAll("_", " ")); legend.append(line);
+    }
+    if (drawn.length > 12) legend.append(element("div", "", `${drawn.length - 12} more`));
+    if (drawn.length && state.masks.some((one) => one.before)) legend.append(element("div", "", "┄ white: the AI's, before you painted"));
   }
   function present() {
     const box = strip.getBoundingClientRect(), ratio = window.devicePixelRatio || 1, ink = strip.getContext("2d"); strip.width = Math.max(Math.round(box.width * ratio), 1); strip.height = Math.max(Math.round(box.height * ratio), 1);
@@ -107,7 +121,7 @@ export default (component) => mounted(component, (root) => {
   async function load(data) {
     if (state.fetching) state.fetching.abort();
     const fetching = state.fetching = new AbortController();
-    paint.stop(); state.told = null; state.masks = []; state.changed = []; state.box = null; state.shownCase = ""; message.hidden = false; message.textContent = "…"; draw();
+    paint.stop(); state.told = null; state.masks = []; state.legend = null; legend.replaceChildren(); state.changed = []; state.box = null; state.shownCase = ""; message.hidden = false; message.textContent = "…"; draw();
     try {
       const [told, bytes, start] = await framed(data.slices, fetching.signal), [D, H, W] = told.shape;
       if (fetching !== state.fetching) return;

@@ -14,28 +14,29 @@ export default (component) => mounted(component, (root) => {
   }
   state.close = () => { leaving.abort(); seen.disconnect(); for (const url of kept.values()) URL.revokeObjectURL(url); };
   const open = (one) => state.component.setTriggerValue("open", { run: one.run, case: one.case, nonce: Date.now() });
-  const grid = "48px 150px 64px minmax(120px,1fr) 150px 92px 110px 110px";
   state.update = (data) => {
     const text = JSON.stringify(data);
     if (text === state.text) return;
     state.text = text;
+    const rows = data.rows || [], looked = rows.some((one) => one.ood && one.ood !== "–"), many = rows.some((one) => one.readers);
+    const grid = `48px 150px 58px minmax(120px,1fr) 150px${looked ? " 92px" : ""} 76px${many ? " 92px" : ""}`;
     const box = element("div", "rows"); box.setAttribute("role", "grid"); box.style.maxHeight = data.height || "calc(100vh - 265px)";
     const head = element("div", "row head"); head.style.gridTemplateColumns = grid;
-    for (const name of ["", "case", "kind", data.blind ? "" : "strongest finding", data.blind ? "" : "probability · threshold", data.blind ? "" : "training cases", "your state", (data.rows || []).some((one) => one.readers) ? "readers" : ""]) head.append(element("span", "", name));
+    for (const name of ["", "case", "kind", data.blind ? "" : "strongest finding, and others", data.blind ? "" : "probability (threshold)", ...(looked ? ["training cases"] : []), "your state", ...(many ? ["readers"] : [])]) head.append(element("span", "", name));
     box.append(head);
-    for (const one of data.rows || []) box.append(row(one));
-    if (!(data.rows || []).length) { const none = element("div", "row soft", data.empty || ""); none.style.cursor = "default"; box.append(none); }
+    for (const one of rows) box.append(row(one, grid, looked, many));
+    if (!rows.length) { const none = element("div", "row soft", data.empty || ""); none.style.cursor = "default"; box.append(none); }
     root.replaceChildren(box);
-    root.dataset.rows = (data.rows || []).length;
+    root.dataset.rows = rows.length;
   };
-  function row(one) {
+  function row(one, grid, looked, many) {
     const line = element("div", "row"); line.style.gridTemplateColumns = grid; line.tabIndex = 0;
     line.setAttribute("role", "row"); line.dataset.case = one.case; line.setAttribute("aria-selected", one.here ? "true" : "false");
     const picture = element("img"); picture.alt = ""; picture.width = 44; picture.height = 34;
     picture.style.cssText = "object-fit:contain;background:#000;border-radius:3px"; if (kept.has(one.thumbnail)) picture.src = kept.get(one.thumbnail); else { picture.dataset.src = one.thumbnail; picture.style.visibility = "hidden"; seen.observe(picture); }
-    const name = element("span", "cut"); name.append(element("span", "mono", one.case)); if (one.run_name) name.append(element("div", "soft cut", one.run_name));
-    const finding = element("span", "cut");
-    if (one.finding) { finding.append(element("span", one.positive ? "strong" : "soft", one.finding)); if (one.also) finding.append(element("span", "soft", ` + ${one.also}`)); finding.title = one.also ? `${one.finding}, ${one.also}` : one.finding; }
+    const name = element("span", "cut"); name.append(element("span", "mono", one.case)); if (one.run_name) { name.append(element("div", "soft cut", one.run_name)); name.title = one.run_name; }
+    const finding = element("span");
+    if (one.finding) { finding.append(element("span", one.positive ? "strong" : "soft", one.finding)); if (one.also) finding.append(element("div", "soft cut", `+ ${one.also}`)); finding.title = one.all; }
     const chance = element("span");
     if (one.finding) {
       const said = element("div", "", `${one.probability.toFixed(2)} `); said.append(element("span", one.positive ? "strong" : "soft", one.positive ? "▲ " : ""), element("span", "soft", one.threshold ? `(${one.threshold.toFixed(2)})` : "own score"));
@@ -43,7 +44,7 @@ export default (component) => mounted(component, (root) => {
       fill.style.width = `${100 * one.probability}%`; tick.style.left = `${100 * one.threshold}%`; tick.hidden = !one.threshold; track.append(fill, tick); chance.append(said, track);
     }
     const ood = element("span", one.far ? "strong" : "soft", one.ood); ood.title = one.ood_said || "";
-    line.append(picture, name, element("span", "soft", one.kind), finding, chance, ood, element("span", one.state === "read" ? "accept" : one.state === "open" ? "" : "soft", one.state_said), element("span", "soft", one.readers));
+    line.append(picture, name, element("span", "soft", one.kind), finding, chance, ...(looked ? [ood] : []), element("span", one.state === "read" ? "accept" : one.state === "open" ? "" : "soft", one.state_said), ...(many ? [element("span", "soft", one.readers)] : []));
     line.onclick = () => open(one);
     line.onkeydown = (event) => {
       if (event.key === "Enter" || event.key === " ") { event.preventDefault(); open(one); }
