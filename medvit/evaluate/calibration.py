@@ -36,31 +36,30 @@ class Spread(NamedTuple):
 def temperatures(logits: Tensor, y: Tensor) -> Tensor:
     """The temperature (K,) of each label by which logits (n, K) are divided so that probabilities match y (n, K).
 
-    One for all labels; a label with at least `EACH` positive and negative cases gets its own. Targets are Platt's, drawn in a
-    little by how few cases there are, so that a network without a mistake does not become infinitely sure.
+    One for all labels; a label with at least `EACH` positive and negative cases gets its own. Targets are Platt's, drawn in by
+    how few answers a temperature is learned from, so that a network without a mistake does not become infinitely sure.
 
     Source: Guo et al. 2017 (arXiv:1706.04599); Platt 1999 for the targets.
     """
     logits, y = logits.double(), y.double()
-    up, down = (y == 1).sum(dim=0), (y == 0).sum(dim=0)
-    targets = torch.where(y == 1, (up + 1) / (up + 2), 1 / (down + 2))
-    targets = torch.where(y.isnan(), y, targets)
-    shared = _temperature(logits.flatten(), targets.flatten())
-    enough = (up >= EACH) & (down >= EACH)
-    each = [_temperature(logits[:, k], targets[:, k]) if enough[k] else shared for k in range(y.shape[1])]
+    shared = _temperature(logits.flatten(), y.flatten())
+    enough = ((y == 1).sum(dim=0) >= EACH) & ((y == 0).sum(dim=0) >= EACH)
+    each = [_temperature(logits[:, k], y[:, k]) if enough[k] else shared for k in range(y.shape[1])]
     return torch.tensor(each)
 
 
-def _temperature(logits: Tensor, targets: Tensor) -> float:
+def _temperature(logits: Tensor, y: Tensor) -> float:
     """Where the cross-entropy is least: its slope along 1 / temperature rises, so that its root is found by bisection."""
-    known = ~targets.isnan()
-    z, t = logits[known], targets[known]
+    known = ~y.isnan()
+    z, y = logits[known], y[known]
     if not len(z):
         return 1.0
+    up, down = (y == 1).sum(), (y == 0).sum()
+    target = torch.where(y == 1, (up + 1) / (up + 2), 1 / (down + 2))
     low, high = 1 / HOTTEST, 1 / COLDEST
     for _ in range(STEPS):
         middle = math.sqrt(low * high)
-        slope = (((middle * z).sigmoid() - t) * z).sum()
+        slope = (((middle * z).sigmoid() - target) * z).sum()
         low, high = (middle, high) if slope < 0 else (low, middle)
     return 1 / math.sqrt(low * high)
 

@@ -41,6 +41,13 @@ def test_a_label_of_few_cases_shares_the_temperature_of_all() -> None:
     assert second > 2
 
 
+def test_labels_that_share_a_temperature_are_one_sample_for_it() -> None:
+    logits, y = (part.reshape(50, 40) for part in drawn(2_000, 0.7))  # 40 labels of 50 cases each
+    y[:, (y == 1).sum(dim=0) >= 20] = NAN
+    found = temperatures(logits, y)
+    assert (found == found[0]).all() and float(found[0]) == pytest.approx(0.7, rel=0.1)
+
+
 @pytest.mark.parametrize("y", [[1.0, 1.0, 0.0, 0.0], [1.0, NAN, 0.0, NAN], [NAN] * 4])
 def test_answers_without_a_mistake_and_labels_without_cases_get_a_temperature_too(y) -> None:
     (found,) = temperatures(torch.tensor([[9.0], [8.0], [-9.0], [-8.0]]), torch.tensor(y)[:, None]).tolist()
