@@ -95,11 +95,15 @@ def spread(features: Tensor) -> Spread:
 
 
 def distance(features: Tensor, of: Spread) -> Tensor:
-    """How far features (B, F) lie from training: (B,), about 1 for a training case, the root of the mean over F."""
-    away = features.float() - of.mean
-    along = away @ of.axes  # (B, r)
-    beside = (away - along @ of.axes.T).square().sum(dim=1)
-    return (((along.square() / of.variance).sum(dim=1) + beside / of.rest) / features.shape[1]).sqrt()
+    """How far features (B, F) lie from training: (B,), about 1 for a training case, the root of the mean over F.
+
+    In float32 under `torch.autocast`, too: what lies beside the axes is a small difference of large numbers.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        away = features.float() - of.mean
+        along = away @ of.axes  # (B, r)
+        beside = (away - along @ of.axes.T).square().sum(dim=1)
+        return (((along.square() / of.variance).sum(dim=1) + beside / of.rest) / features.shape[1]).sqrt()
 
 
 def usual(distances: Tensor) -> tuple[float, float]:

@@ -54,6 +54,15 @@ def test_answers_without_a_mistake_and_labels_without_cases_get_a_temperature_to
     assert 0.5 <= found < HOTTEST
 
 
+def test_distances_are_the_same_under_autocast() -> None:
+    generator = torch.Generator().manual_seed(0)
+    axes = torch.randn(8, 256, generator=generator)
+    x = torch.randn(200, 8, generator=generator) @ axes + 0.01 * torch.randn(200, 256, generator=generator)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = distance(x[150:], spread(x[:150]))
+    assert found.tolist() == pytest.approx(distance(x[150:], spread(x[:150])).tolist(), rel=1e-4)
+
+
 def test_the_calibration_error_leaves_unknown_labels_out() -> None:
     p = torch.tensor([[0.95, 0.3], [0.95, 0.3], [0.9, 0.3]])
     y = torch.tensor([[1.0, NAN], [0.0, NAN], [NAN, NAN]])
