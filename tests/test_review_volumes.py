@@ -238,3 +238,29 @@ def test_the_focal_plane_that_is_chosen_is_the_one_that_is_drawn(page, app):
         part = shot[rows.start + top : rows.stop + top, columns.start + left : columns.stop + left]
         gaps = [np.abs(part - plane[rows, columns]).mean() for plane in true]
         assert int(np.argmin(gaps)) == wanted, gaps
+
+
+@pytest.mark.slow
+def test_in_the_browser_another_structure_is_drawn_and_is_there_after_a_reload(page, app):
+    case = opened(page, app, app.series)
+    there = settled(page, lambda one: one.get("case") == case and "liver" in one["masks"])["masks"]
+    rows = len(Store(app.series).since())
+    page.keyboard.press("d")
+    page.wait_for_selector('[data-finding="drawn 1"][aria-selected=true]')
+    page.keyboard.press("e")
+    now = settled(page, lambda one: one["painting"] and one["masks"] == [*there, "drawn 1"])
+    assert len(Store(app.series).since()) == rows  # nothing is kept before a stroke
+    for _ in range(4):
+        page.keyboard.press("[")
+    stroke(page, now, (2, 3), (7, 3))
+    wanted = np.zeros_like(app.truth["liver"])
+    wanted[now["slice"], 3, 2:8] = True
+    _, held = last_mask(app.series, "drawn 1")
+    np.testing.assert_array_equal(held, wanted)
+    page.keyboard.press("e")
+    page.wait_for_timeout(1_500)
+    page.keyboard.press("a")  # there is nothing of the AI's to accept
+    page.wait_for_timeout(1_500)
+    assert [one.kind for one in Store(app.series).since()][-1] == "mask"
+    page.reload()
+    settled(page, lambda one: "drawn 1" in one.get("masks", ()))

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from apps.review import beside, decide
+from apps.review import beside, decide, drawing
 from apps.review.captions import case_line, meaning, side
 from apps.review.decide import shown
 from apps.review.kin import Beside
 from apps.review.readings import WORDS, Decision
-from apps.review.runs import BOX, NONE, Row, Run
+from apps.review.runs import BOX, NONE, OWN, Row, Run, may_draw
 from apps.review.tables import plain
 from apps.review.viewers import viewer
 from apps.review.worklist import Chosen, lines
@@ -28,7 +28,7 @@ KEYS = {  # of the viewers, which tell them by themselves
     "film": "I invert · H map · B outlines · [ ] opacity · 0 fit", "slide": "H attention · [ ] opacity · 0 fit",
     "smear": "H attention · [ ] opacity · 0 fit · ↑ ↓ focal plane, where there are several",
     "clip": "space plays · ← → frame · M most important · H map · [ ] opacity",
-    "cells": "", "volume": "↑ ↓ slice · W window · H outlines · E paint (P brush, D eraser, [ ] size, Z undo)",
+    "cells": "", "volume": "↑ ↓ slice · W window · H outlines · E paint or draw (P brush, D eraser, [ ] size, Z undo)",
 }  # fmt: skip
 AI_ONLY = (" · B outlines", "M most important · ", "H map · ")  # keys that a blind reader has not got
 NOTHING = "(not corrected)"
@@ -42,7 +42,8 @@ def show(visit: "Visit") -> None:
     queue, place = _queue(visit, run, row)
     hidden = visit.settings.blind and not board.was_shown(row.case, visit.person.name)
     standing = board.of(row.case, visit.person.name)
-    own = [name for name in board.masks(row.case, visit.person.name) if name.startswith(BOX)]
+    own = [name for name in board.masks(row.case, visit.person.name) if name.startswith((BOX, OWN))]
+    own += drawing.begun(run, row, own)
     finding = _chosen(run, row, standing, hidden, own)
     _line(visit, run, row, queue, place, hidden)
     left, right = st.columns([2, 1], gap="small")
@@ -58,7 +59,8 @@ def show(visit: "Visit") -> None:
         _corrected(visit, run, row, finding)
     with right:
         done = not hidden and all(name in standing for name in run.wanted(row, visit.settings.blind))
-        _told(board.seconds(row.case, visit.person.name), run.kind(row), hidden, done)
+        kind = "volume" if drawing.is_drawn_on(run, row) else run.kind(row)
+        _told(board.seconds(row.case, visit.person.name), kind, hidden, done)
 
 
 def _opened(visit: "Visit", run: Run, row: Row) -> None:
@@ -148,12 +150,12 @@ def _picture(
         "slices": f"/review/slices/{here}", "tile": f"/review/tile/{here}", "heat": f"/review/heat/{here}",
         "tiles": f"/review/tiles/{here}",
         "region": f"/review/region/{here}", "masks": f"/review/masks/{here}?own={own}", "paint": f"/review/paint/{here}",
-        "segments": bool(visit.settings.segment),
+        "segments": bool(visit.settings.segment) and kind == "volume",
         "finding": finding, "attends": _attended(row, finding),
         "hidden": hidden, "kind": kind, "next": ahead, "side": side(row, facts), "height": HEIGHT,
-        "about": "AI unverified · research use only",
+        "about": "AI unverified · research use only", "draws": not hidden and may_draw(finding),
     }  # fmt: skip
-    if kind == "volume":
+    if kind == "volume" or (kind == "film" and drawing.is_drawn_on(run, row)):
         _outlines(visit, run, row, data, own)
         return
     if kind == "cells":
@@ -221,10 +223,13 @@ def _panel(
     columns = st.columns(3, gap="small")
     for column, (what, said, key) in zip(columns, BLIND_KEYS if hidden else AI_KEYS, strict=True):
         column.button(said, key=f"do_{what}", shortcut=key, on_click=decide.decide, width="stretch",
+                      disabled=finding.startswith(OWN),
                       args=(visit, run, row, finding, what, standing.get(finding), after))  # fmt: skip
     columns = st.columns(3, gap="small")
     columns[0].button("Undo", key="undo", shortcut="Z", on_click=decide.undo, width="stretch",
                       args=(visit, run, row, standing.get(finding), finding, after))  # fmt: skip
+    if not hidden:
+        drawing.button(run, row, own, columns[1])
     if hidden:
         _reveal(visit, run, row, standing, columns[1], columns[2])
     _note(visit, run, row, finding)
@@ -246,10 +251,10 @@ def _finding(
     if said and not hidden:
         told |= {"positive": said.positive or name == NONE, "title": f"{said.code} {name}"}
         painted = board.masks(row.case, visit.person.name).get(name)
-        if painted and painted.painted:
-            told["shown"] += " (painted)"
-        if name.startswith(BOX):
-            told |= {"positive": True, "title": "outlined in your box"}
+        if painted and painted.painted and not name.startswith(OWN):
+            told["shown"] += " (drawn)" if painted.drawn else " (painted)"
+        if name.startswith((BOX, OWN)):
+            told |= {"positive": True, "title": "drawn by you" if name.startswith(OWN) else "outlined in your box"}
         elif name != NONE:
             told |= {"probability": said.probability, "threshold": said.threshold or None}
     return told

@@ -17,7 +17,7 @@ from apps.review.kin import Kin
 from apps.review.pictures import Plane, duties
 from apps.review.readings import Board
 from apps.review.regions import regions
-from apps.review.runs import BOX, Row, Run, locate, tell_apart
+from apps.review.runs import BOX, OWN, Row, Run, locate, may_draw, tell_apart
 from apps.review.store import MASKS, Conflict, Store
 from apps.review.unpacked import INSIDE, Unpacked
 from medvit.budgets import MIB
@@ -185,16 +185,24 @@ class Desk:
             files.append((label, file, ""))
             told.append({"said": scores[label], "seq": 0, "painted": False, "before": label in own})
         for label, mask in own.items():
-            if DRAWN.fullmatch(mask.file) and (label.startswith(BOX) or not hidden):
+            if DRAWN.fullmatch(mask.file) and (label.startswith((BOX, OWN)) or not hidden):
                 files.append((label, str(self.masks_folder(run) / mask.file), mask.digest))
                 unpainted = "asked for by you" if label.startswith(BOX) else "the AI's, taken again by you"
-                said = "painted by you" if mask.painted else unpainted
+                said = "drawn by you" if mask.drawn else "painted by you" if mask.painted else unpainted
                 told.append({"said": said, "seq": mask.seq, "painted": mask.painted, "before": False})
         future = self.pool.submit("masks", str(self.path(found, row)), case, files, shape, urgent=True)
         return _named(future, told)
 
     def paint(
-        self, run: str, case: str, reviewer: str, finding: str, after: int, chosen: Sequence[int] | None, bits: bytes
+        self,
+        run: str,
+        case: str,
+        reviewer: str,
+        finding: str,
+        after: int,
+        chosen: Sequence[int] | None,
+        bits: bytes,
+        anew: bool = False,
     ) -> dict[str, Any]:
         """Keep a mask as a reader painted it: a new file, and a row that vouches for it; what was there stays.
 
@@ -206,6 +214,7 @@ class Desk:
             after: Number of the row of the mask that was painted on, 0 for the AI's.
             chosen: The slices that were painted on; None to take the AI's mask again.
             bits: Theirs, each padded to whole bytes.
+            anew: Whether the reader began from nothing, since there was no mask of this.
 
         Returns:
             ``seq`` of the row, ``voxels``, ``added`` and ``removed``.
@@ -217,9 +226,9 @@ class Desk:
         found, row = self.case(run, case)
         own = self.boards[run].refresh().masks(case, reviewer).get(finding)
         given = dict(found.mask_files(row)).get(finding, "")
-        if not own and not given:
+        if not own and not given and not (anew and chosen and row.finding(finding) and may_draw(finding)):
             raise MedvitError("There is no such mask to paint on.")
-        if (own.seq if own else 0) != after:
+        if (own.seq if own else 0) != after or (anew and (own or given)):
             raise Conflict(None, "mask")
         shape = self.volume(run, case).result().plain["shape"]
         if chosen is None and not given:
@@ -229,11 +238,13 @@ class Desk:
         )
         name = f"{case}_{uuid.uuid4().hex[:12]}.npz"
         target = self.masks_folder(run) / name
+        drawn = anew or bool(own and own.drawn)
         arguments = (case, before, digest, shape, list(chosen or ()), bits, str(target))
         made = self.pool.submit("paint", str(self.path(found, row)), *arguments, urgent=True).result().plain
         body = {
             **made, "file": name, "painted": chosen is not None, "slices": list(chosen or ()),
-            "from": digest or "the AI's mask", "model": found.about.weights[:16],
+            "from": digest or ("nothing" if anew else "the AI's mask"), "model": found.about.weights[:16],
+            **({"drawn": True} if drawn else {}),
         }  # fmt: skip
         try:
             entry = self.stores[run].append(reviewer, "mask", case, finding, body, after)

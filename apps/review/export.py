@@ -110,7 +110,8 @@ def sign(desk: Desk, run: Run, case: str, reviewer: str) -> Path | None:
 def hand_out(desk: Desk, run: Run, folder: Path, by: str, reviewer: str = "") -> tuple[int, Counter[str]]:
     """Write readers' own masks into ``<case>_<reviewer>/`` of a folder, as NIfTI (or PNG) and DICOM SEG; the log notes it.
 
-    A mask that was asked for by a box and rejected is left out; one that was painted is the reader's answer in any case.
+    A mask that was asked for by a box and rejected is left out, and so is one that was drawn and rubbed out again; one that was
+    painted over the AI's is the reader's answer in any case.
 
     Args:
         desk: Of the app.
@@ -131,7 +132,8 @@ def hand_out(desk: Desk, run: Run, folder: Path, by: str, reviewer: str = "") ->
         row, made = run.rows[case], board.of(case, who)
         kept = {
             finding: mask for finding, mask in own.items()
-            if mask.painted or finding not in made or made[finding].verdict != "reject"
+            if (mask.painted or finding not in made or made[finding].verdict != "reject")
+            and not (mask.drawn and not mask.voxels)
         }  # fmt: skip
         if not kept:
             continue
@@ -139,7 +141,7 @@ def hand_out(desk: Desk, run: Run, folder: Path, by: str, reviewer: str = "") ->
         for finding, mask in kept.items():
             said = row.finding(finding)
             file = desk.masks_folder(run.key) / Path(mask.file).name
-            masks.append([finding, said.code if said else "", str(file), mask.digest])
+            masks.append([finding, said.code if said else "", str(file), mask.digest, "by hand" if mask.drawn else ""])
         last = rows[max(mask.seq for mask in kept.values())]
         told = {"system": run.about.system, "version": run.about.version, "digest": run.about.weights, "at": last.at,
                 "hash": last.hash}  # fmt: skip

@@ -26,7 +26,7 @@ from medvit.writers.picture import write_png
 from medvit.writers.segmentation import Maker, write_segmentation
 
 SERIES = 9013
-WHAT = "Outlined with a neural network, corrected or chosen by a reader."
+WHAT, BY_HAND = "Outlined with a neural network, corrected or chosen by a reader.", "Drawn by a reader."
 
 
 def hand_out(
@@ -40,7 +40,7 @@ def hand_out(
         case: Its key.
         count: Of its slices, see `apps.review.files.files_of`.
         modality: Of the case.
-        masks: Finding, code, file and SHA-256 of each.
+        masks: Finding, code, file and SHA-256 of each, and whether it was drawn ``by hand`` alone.
         folder: Where to; an older one there is replaced.
         reviewer: Whose they are.
         told: ``system``, ``version`` and ``digest`` of the AI, ``at`` and ``hash`` of the last row about them.
@@ -55,7 +55,7 @@ def hand_out(
     files, kind = files_of(path, case, count)
     shape = image.pixels.shape[1:]
     regions = []
-    for label, code, file, digest in masks:
+    for label, code, file, digest, _ in masks:
         mask = read_drawn(file, digest)
         if mask.shape != shape:
             raise Rejected("mask", "A mask is one of another image.")
@@ -71,7 +71,9 @@ def hand_out(
             answered = Case(facts["sop_uid"], modality, tuple(files), header=facts)
             run = Run(told["system"], told["version"], told["digest"], datetime.fromisoformat(told["at"]))
             name = dicom.Kind(f"masks {reviewer} {told['hash']}", SERIES, "Reader's masks")
-            maker = Maker(name, "READER_SEGMENTS", "SEMIAUTOMATIC", reviewer, WHAT)
+            by_hand = frozenset(mask[0] for mask in masks if mask[-1])
+            what = " ".join([WHAT] * (len(by_hand) < len(masks)) + [BY_HAND] * bool(by_hand))
+            maker = Maker(name, "READER_SEGMENTS", "SEMIAUTOMATIC", reviewer, what, by_hand)
             try:
                 written += write_segmentation(Result(answered, regions=tuple(regions)), part, run, maker)
                 why = ""

@@ -38,6 +38,7 @@ class Mask(NamedTuple):
         digest: SHA-256 of that file.
         painted: Whether the reader painted on it.
         voxels: How many it holds; None where its row does not say.
+        drawn: Whether the reader began from nothing, so that no network had a hand in it.
     """
 
     seq: int
@@ -45,6 +46,7 @@ class Mask(NamedTuple):
     digest: str
     painted: bool
     voxels: int | None = None
+    drawn: bool = False
 
 
 def mask(entry: Entry) -> Mask:
@@ -52,7 +54,8 @@ def mask(entry: Entry) -> Mask:
     said = entry.said
     voxels = said.get("voxels")
     file, digest = str(said.get("file", "")), str(said.get("sha256", ""))
-    return Mask(entry.seq, file, digest, bool(said.get("painted")), voxels if isinstance(voxels, int) else None)
+    count = voxels if isinstance(voxels, int) else None
+    return Mask(entry.seq, file, digest, bool(said.get("painted")), count, bool(said.get("drawn")))
 
 
 def decision(entry: Entry) -> Decision:

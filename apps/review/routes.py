@@ -111,7 +111,7 @@ def routes(desk: Desk) -> list[Route]:
         head, bits = _sent(await _body(request))
         who = request.scope["medvit.person"].name
         try:
-            told = await run_in_threadpool(desk.paint, run, case, who, head.finding, head.after, head.slices, bits)
+            told = await run_in_threadpool(desk.paint, run, case, who, *head[:3], bits, head.anew)
         except Conflict as conflict:
             return JSONResponse({"message": str(conflict)}, 409, FRESH)
         return JSONResponse(told, headers=FRESH)
@@ -136,11 +136,12 @@ def routes(desk: Desk) -> list[Route]:
 
 
 class Painted(NamedTuple):
-    """What the browser says of what was painted; without slices the AI's mask is taken again."""
+    """What the browser says of what was painted; without slices the AI's mask is taken again; anew: there was no mask."""
 
     finding: str
     after: int
     slices: list[int] | None
+    anew: bool
 
 
 async def _body(request: Request) -> bytes:
@@ -158,7 +159,7 @@ def _sent(body: bytes) -> tuple[Painted, bytes]:
         (length,) = struct.unpack("<I", body[:4])
         told = json.loads(body[4 : 4 + length])
         slices = None if told["slices"] is None else [int(number) for number in told["slices"]]
-        return Painted(str(told["finding"]), int(told["after"]), slices), body[4 + length :]
+        return Painted(str(told["finding"]), int(told["after"]), slices, told.get("anew") is True), body[4 + length :]
     except (struct.error, ValueError, KeyError, TypeError):
         raise MedvitError("What was sent is no mask.") from None
 

@@ -13,7 +13,8 @@ from medvit.cell_folders import READER
 from medvit.codes import file_name
 from medvit.errors import MedvitError
 
-BOX = "box "  # begins the names of masks that a reader asked for
+BOX, OWN = "box ", "drawn "  # begin the names of masks that a reader asked for, and that a reader drew from nothing
+NAMELESS = re.compile(rf"{OWN}[1-9][0-9]?")
 NONE = "No finding above threshold"  # stands for the answer of a case in which nothing is positive
 MASKED = re.compile(r"~[0-9a-f]{16}")
 CASE = re.compile(r"[0-9a-f]{16}")
@@ -82,7 +83,7 @@ class Row(NamedTuple):
         if name == NONE:
             most = self.strongest
             return Said(NONE, "", most.probability if most else 0.0, most.threshold if most else 0.5, False)
-        if name.startswith(BOX):
+        if name.startswith((BOX, OWN)):
             return Said(name, "", 0.0, 0.0, True)
         return next((one for one in self.said if one.label == name), None)
 
@@ -234,6 +235,15 @@ class Run:
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise MedvitError(f"{self.folder / 'run.json'} is damaged, so nobody knows what answered here.") from None
+
+
+def may_draw(finding: str) -> bool:
+    """Whether a reader may begin a mask of this from nothing: of a finding, or of a structure without a name, ``drawn 1``."""
+    return (
+        finding != NONE
+        and not finding.startswith(BOX)
+        and (not finding.startswith(OWN) or bool(NAMELESS.fullmatch(finding)))
+    )
 
 
 def tell_apart(runs: Sequence[Run]) -> None:

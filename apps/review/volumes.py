@@ -170,7 +170,7 @@ def paint(
     Args:
         path: The case's first file.
         case: Its key.
-        file: The mask as it was.
+        file: The mask as it was; "" for none.
         digest: Its SHA-256 where the log vouches for it, else "".
         shape: Of the image, (D, H, W).
         chosen: Slices that were painted on.
@@ -185,7 +185,7 @@ def paint(
     each = -(-rows * columns // 8)
     if len(set(chosen)) != len(chosen) or len(bits) != each * len(chosen) or not all(0 <= z < depth for z in chosen):
         raise Rejected("mask", "What was sent is no mask of these slices.")
-    before = read_drawn(file, digest, stacked)
+    before = read_drawn(file, digest, stacked) if file else np.zeros((depth, rows, columns), bool)
     if before.shape != (depth, rows, columns):
         raise Rejected("mask", "The mask is one of another image.")
     after = before.copy()

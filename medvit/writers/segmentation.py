@@ -39,6 +39,7 @@ class Maker(NamedTuple):
         algorithm: ``AUTOMATIC``, or ``SEMIAUTOMATIC`` where a reader had a hand in it.
         reader: Who that was; "" for nobody.
         told: What was done to the masks, for the equipment that worked on them; "" for the usual sentence.
+        by_hand: Labels of the masks that no network had a hand in.
     """
 
     kind: dicom.Kind = SEGMENTS
@@ -46,6 +47,7 @@ class Maker(NamedTuple):
     algorithm: str = "AUTOMATIC"
     reader: str = ""
     told: str = ""
+    by_hand: frozenset[str] = frozenset()
 
 
 AI = Maker()
@@ -150,13 +152,14 @@ def _slices(case: Case, shape: tuple[int, ...]) -> list[Dataset]:
 
 def _segment(number: int, region: Region, source: Source, run: Run, maker: Maker) -> SegmentDescription:
     name, uid = dicom.tracking(source, run, region.label.name)
+    manual = region.label.name in maker.by_hand
     return SegmentDescription(
         segment_number=number,
         segment_label=region.label.name[:64],
         segmented_property_category=dicom.term(category_of(region.label.name)),
         segmented_property_type=dicom.concept(region.label.code),
-        algorithm_type=maker.algorithm,
-        algorithm_identification=dicom.algorithm(run),
+        algorithm_type="MANUAL" if manual else maker.algorithm,
+        algorithm_identification=None if manual else dicom.algorithm(run),
         tracking_id=name,
         tracking_uid=uid,
     )

@@ -16,15 +16,25 @@ function brush(view) {
   const edit = button("Paint", "E", toggle);
 
   const chosen = () => state.masks.find((one) => one.label === state.data.finding && !one.before);
+  // Of a finding that has no mask an empty one, which exists here alone until something is painted on it.
+  function blank() {
+    if (!state.told || !state.ready || !state.data.draws || state.changed.includes(state.data.finding)) return null;
+    const [D, H, W] = state.told.shape, mask = { label: state.data.finding, bits: new Uint8Array(Math.ceil(D * H * W / 8)), present: new Array(D).fill(0), largest: -1, seq: 0, painted: true, before: false, anew: true, said: "drawn by you, from nothing" };
+    state.masks = [...state.masks, mask];
+    return mask;
+  }
+  const empty = (mask) => mask.anew && !mask.seq && !own.busy && !own.dirty.size;
   const pixels = () => state.told.shape[1] * state.told.shape[2];
   function toggle() {
-    own.on = !own.on && !!chosen(); own.undo = [];
+    own.on = !own.on && !!(chosen() || blank()); own.undo = [];
+    if (!own.on) state.masks = state.masks.filter((mask) => !empty(mask));
     if (!own.on && own.changed) { own.changed = false; view.shown(); }
     tell(); view.draw();
   }
   function tell() {
     const mask = state.told && chosen();
-    edit.disabled = !mask; edit.style.opacity = mask ? 1 : 0.4; edit.setAttribute("aria-pressed", own.on);
+    const may = mask || state.ready && state.data.draws;
+    edit.disabled = !may; edit.style.opacity = may ? 1 : 0.4; edit.textContent = mask || !may ? "Paint" : "Draw from nothing"; edit.setAttribute("aria-pressed", own.on);
     bar.style.display = own.on ? "contents" : "none"; label.textContent = `${own.size} px`;
     for (const [name, one] of Object.entries(tools)) one.setAttribute("aria-pressed", own.tool === name);
     back.disabled = !own.undo.length; again.style.display = mask && mask.painted && state.masks.some((one) => one.before && one.label === mask.label) ? "" : "none";
@@ -103,7 +113,7 @@ function brush(view) {
     own.busy = true;
     while (turn === own.turn && own.dirty.size && !wrong) {
       const slices = [...own.dirty]; own.dirty.clear(); own.said = "keeping …"; own.failed = false; tell();
-      try { kept(mask, await post(url, { finding: mask.label, after: mask.seq, slices }, gathered(mask, slices))); }
+      try { kept(mask, await post(url, { finding: mask.label, after: mask.seq, slices, anew: !!mask.anew && !mask.seq }, gathered(mask, slices))); }
       catch (error) { wrong = error; if (!error.conflict && turn === own.turn) slices.forEach((z) => own.dirty.add(z)); }
     }
     own.busy = false;
@@ -115,7 +125,7 @@ function brush(view) {
     own.turn++; own.dirty.clear(); clearTimeout(own.later);
     if (!bits) return;
     await flight;
-    try { await post(url, { finding: mask.label, after: mask.seq, slices }, bits); } catch (error) { missed(error, mask); }
+    try { await post(url, { finding: mask.label, after: mask.seq, slices, anew: !!mask.anew && !mask.seq }, bits); } catch (error) { missed(error, mask); }
   }
   function missed(error, mask) { if (error) { own.failed = true; own.said = `NOT kept of ${mask.label} of the case before: ${error.message}`; words.textContent = own.said; bar.style.display = "contents"; } }
   function kept(mask, told) { mask.seq = told.seq; own.changed = true; own.said = `kept, row ${told.seq}: ${told.voxels} voxels`; own.failed = false; }

@@ -36,7 +36,8 @@ export default (component) => mounted(component, (root) => {
     const scale = Math.min(canvas.width / (W * sx), canvas.height / (H * sy)), dx = scale * sx, dy = scale * sy;
     return { x: (canvas.width - W * dx) / 2, y: (canvas.height - H * dy) / 2, dx, dy };
   }
-  const colour = (mask) => COLOURS[Math.max([...new Set(state.masks.map((one) => one.label))].sort().indexOf(mask.label), 0) % COLOURS.length];
+  const asked = (label) => /^(box|drawn) \d+$/.test(label) ? 1 : 0;  // by the reader: these come last, so that the others keep their colours
+  const colour = (mask) => COLOURS[Math.max([...new Set(state.masks.map((one) => one.label))].sort((one, other) => asked(one) - asked(other) || (one < other ? -1 : 1)).indexOf(mask.label), 0) % COLOURS.length];
   const inside = (mask, slice, y, x) => { const [, H, W] = state.told.shape; if (y < 0 || x < 0 || y >= H || x >= W) return 0; const i = (slice * H + y) * W + x; return (mask.bits[i >> 3] >> (7 - (i & 7))) & 1; };
   function outline(mask, at) {
     const [, H, W] = state.told.shape, z = state.slice;
@@ -74,7 +75,7 @@ export default (component) => mounted(component, (root) => {
     paint.tell();
     const chosen = state.masks.find((one) => one.label === state.data.finding && !one.before);
     words.textContent = state.data.hidden ? "the AI's answer is hidden until you have decided" : state.changed.length ? `left out, for its file was changed after it was kept: ${state.changed.join(", ")}` : paint.own.on ? "" : [chosen && chosen.said, state.data.segments ? "shift and drag draws a box" : ""].filter(Boolean).join(" · ");
-    root.dataset.state = JSON.stringify({ case: state.shownCase || "", slice: state.slice, slices: state.told ? state.told.shape[0] : 0, masks: state.masks.filter((one) => !one.before).map((one) => one.label), before: state.masks.filter((one) => one.before).map((one) => one.label), outlines: state.on, box: state.box, window: [state.centre, state.width], marks: state.told ? state.told.marks : {}, painting: paint.own.on, tool: paint.own.tool, size: paint.own.size, waiting: paint.own.dirty.size + (paint.own.busy ? 1 : 0), failed: paint.own.failed, seq: chosen ? chosen.seq : 0, ...at });
+    root.dataset.state = JSON.stringify({ case: state.shownCase || "", slice: state.slice, slices: state.told ? state.told.shape[0] : 0, masks: state.masks.filter((one) => !one.before).map((one) => one.label), before: state.masks.filter((one) => one.before).map((one) => one.label), outlines: state.on, box: state.box, window: [state.centre, state.width], marks: state.told ? state.told.marks : {}, draws: !!(state.ready && state.data.draws), painting: paint.own.on, tool: paint.own.tool, size: paint.own.size, waiting: paint.own.dirty.size + (paint.own.busy ? 1 : 0), failed: paint.own.failed, seq: chosen ? chosen.seq : 0, ...at });
   }
   // Which colour is which outline; those that are not on this slice are pale.
   function named() {
@@ -121,7 +122,7 @@ export default (component) => mounted(component, (root) => {
   async function load(data) {
     if (state.fetching) state.fetching.abort();
     const fetching = state.fetching = new AbortController();
-    paint.stop(); state.told = null; state.masks = []; state.legend = null; legend.replaceChildren(); state.changed = []; state.box = null; state.shownCase = ""; message.hidden = false; message.textContent = "…"; draw();
+    paint.stop(); state.told = null; state.ready = false; state.masks = []; state.legend = null; legend.replaceChildren(); state.changed = []; state.box = null; state.shownCase = ""; message.hidden = false; message.textContent = "…"; draw();
     try {
       const [told, bytes, start] = await framed(data.slices, fetching.signal), [D, H, W] = told.shape;
       if (fetching !== state.fetching) return;
@@ -135,7 +136,7 @@ export default (component) => mounted(component, (root) => {
     try {
       const [told, bytes, start] = await framed(data.masks, signal), size = told.bytes;
       if (paint.own.dirty.size || paint.own.busy) return;  // what is being painted is newer
-      state.changed = told.changed; state.masks = told.masks.map((one, number) => ({ ...one, bits: new Uint8Array(bytes, start + number * size, size) }));
+      state.ready = true; state.changed = told.changed; state.masks = told.masks.map((one, number) => ({ ...one, bits: new Uint8Array(bytes, start + number * size, size) }));
       const chosen = state.masks.find((one) => one.label === state.data.finding && !one.before);
       if (jump && chosen && chosen.largest >= 0) go(chosen.largest);
     } catch (error) { state.masks = []; }
