@@ -60,7 +60,9 @@ def _pages(index: bytes, start: int, level: int) -> Iterator[np.ndarray[tuple[in
     """The images of a level, page by page; the first page of a list is empty."""
     (table,) = struct.unpack_from("<i", index, start)
     (at,) = struct.unpack_from("<i", index, table + 4 * level)
-    while at:
+    seen = {0}
+    while at not in seen:  # a damaged list may lead back into itself
+        seen.add(at)
         count, following = struct.unpack_from("<2i", index, at)
         yield np.frombuffer(index, ROW, count, at + 8)
         at = following
