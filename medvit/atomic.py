@@ -10,7 +10,7 @@ from typing import TextIO
 
 from medvit.errors import Halted, MedvitError
 
-LOCK = ".medvit.lock"  # which a run holds while it works
+LOCK = ".medvit.lock"  # which a run holds while it works; what lies beside it is results, no inputs
 
 
 @contextmanager
@@ -66,18 +66,18 @@ def whole_folder(part: Path, folder: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder for one run; the kernel frees it when the process ends, however it ends.
+def locked(folder: Path, lock: str = LOCK) -> Iterator[None]:
+    """Hold a folder for one run, by a file in it; the kernel frees it when the process ends, however it ends.
 
     Raises:
         MedvitError: When another run holds it, or nothing can be written there.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / LOCK).open("a")
+        held = (folder / lock).open("a")
     except OSError as error:
         raise MedvitError(f"The folder {folder} cannot be written to: {error.strerror}. Choose another.") from error
-    with lock as file:
+    with held as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -139,20 +139,23 @@ def read_table(table: Path | str, labels: Sequence[str] = (), boxes: Path | str 
         Split to cases, in the order of the table.
 
     Raises:
-        MedvitError: For a missing column, file or value, and for a patient in two splits.
+        MedvitError: For a missing column, file or value, a file in two rows, and a patient in two splits.
     """
     table = Path(table)
     rows = read_csv(table, ("path", "patient_id", "split", *labels))
     marked = read_boxes(Path(boxes)) if boxes else {}
     splits: dict[str, list[Case]] = defaultdict(list)
+    lines: dict[str, int] = {}  # of files
     for number, row in enumerate(rows, 2):
-        where = f"{table}:{number}"
+        where, uid = f"{table}:{number}", str((table.parent / row["path"]).resolve())
+        if lines.setdefault(uid, number) != number:
+            raise MedvitError(f"{where}: {row['path']} stands in line {lines[uid]} already. A file is one row.")
         if row["split"] not in SPLITS:
             raise MedvitError(f"{where}: split is {row['split']!r}; it must be one of {', '.join(SPLITS)}.")
         values = {name: label_value(row[name], f"{where}: {name}") for name in labels}
         splits[row["split"]].append(
             Case(
-                uid=str((table.parent / row["path"]).resolve()),
+                uid=uid,
                 modality=row.get("modality", ""),
                 files=(table.parent / row["path"],),
                 labels={name: value for name, value in values.items() if value is not None},
@@ -191,7 +194,10 @@ def read_csv(table: Path, columns: Sequence[str]) -> list[dict[str, str]]:
         said = "; ".join(
             f"{name!r}" + (f" (did you mean {near[name][0]!r}?)" if near[name] else "") for name in missing
         )
-        raise MedvitError(f"The table {table} has no column {said}. Its columns: {', '.join(header) or 'none'}.")
+        raise MedvitError(
+            f"The table {table} has no column {said}. Its columns: {', '.join(header) or 'none'}."
+            + (" Cells must be separated by commas." if len(header) == 1 and {";", "\t"} & set(header[0]) else "")
+        )
     if not rows:
         raise MedvitError(f"The table {table} has no rows.")
     ragged = [number for number, row in enumerate(rows, 2) if None in row or None in row.values()]

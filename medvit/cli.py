@@ -6,14 +6,13 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from medvit import NOTICE, __version__
 from medvit.cli_archive import add_pull, add_push, pull, push
 from medvit.cli_measure import add_cells, add_evaluate, add_explain, add_probe, evaluate, explain, probe
 from medvit.cli_review import add_review, review
-from medvit.command import DONE, NOTHING, PARTLY, WRONG, device_of, words
+from medvit.command import DONE, NOTHING, PARTLY, WRONG, device_of, path_of, words
 from medvit.errors import Halted, MedvitError
 from medvit.memory import uncollected
 
@@ -32,7 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         commands.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         options.overrides += rest  # argparse gives up on key=value words behind an option
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("medvit").setLevel(logging.INFO)  # of others warnings alone
     logging.captureWarnings(True)
     for chatty in ("py.warnings", "pydicom", "highdicom"):  # their texts quote values of headers
         quiet = logging.getLogger(chatty)
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return DONE
     except KeyboardInterrupt:
-        print("Stopped. Go on with --resume.", file=sys.stderr)
+        print("Stopped. Go on with --resume." if hasattr(options, "resume") else "Stopped.", file=sys.stderr)
         return NOTHING
     return code
 
@@ -96,9 +96,9 @@ def _verb(verbs: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser
 
 def _add_train(verbs: Any) -> None:
     verb = _verb(verbs, "train", train, "Train a workflow, and first what it requires.")
-    verb.add_argument("file", type=Path, metavar="FILE", help="the workflow, such as workflows/thorax_mae.yaml")
+    verb.add_argument("file", type=path_of, metavar="FILE", help="the workflow, such as workflows/thorax_mae.yaml")
     verb.add_argument("overrides", nargs="*", metavar="key=value", help="replace a key, such as trainer.max_epochs=3")
-    verb.add_argument("-o", "--out", type=Path, metavar="RUN", help="the run's folder (runs/<name of FILE>)")
+    verb.add_argument("-o", "--out", type=path_of, metavar="RUN", help="the run's folder (runs/<name of FILE>)")
     verb.add_argument("--resume", metavar="auto|CKPT", help="continue the run in its folder, or a checkpoint")
     verb.add_argument("--dry-run", action="store_true", help="check everything, build it, train nothing")
     verb.add_argument(
@@ -134,11 +134,13 @@ def train(options: argparse.Namespace) -> int:
 
 def _add_predict(verbs: Any) -> None:
     verb = _verb(verbs, "predict", predict, "Answer files and folders of cases.")
-    verb.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="best.ckpt or model.safetensors of a run")
+    verb.add_argument("checkpoint", type=path_of, metavar="CHECKPOINT", help="best.ckpt or model.safetensors of a run")
     verb.add_argument(
-        "inputs", nargs="+", type=Path, metavar="INPUT", help="DICOM, PNG, JPEG or NIfTI files, folders, zips"
+        "inputs", nargs="+", type=path_of, metavar="INPUT", help="DICOM, PNG, JPEG or NIfTI files, folders, zips"
     )
-    verb.add_argument("-o", "--out", type=Path, required=True, help="the folder for tables, pictures and DICOM objects")
+    verb.add_argument(
+        "-o", "--out", type=path_of, required=True, help="the folder for tables, pictures and DICOM objects"
+    )
     verb.add_argument("--write", default=WRITE, help=f"what to write: {WRITE} (default), also pm and seg")
     verb.add_argument(
         "--synthetic-geometry", action="store_true", help="let pm and seg of radiographs carry an invented plane"
@@ -183,11 +185,19 @@ def _add_work(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--json", action="store_true", help="print the counts as JSON")
 
 
-def predict(options: argparse.Namespace) -> int:
-    """``medvit predict``."""
+def _refuse_paths(options: argparse.Namespace) -> None:
     for path in (options.checkpoint, *options.inputs):
         if not path.exists():
-            raise MedvitError(f"{path} is not there. Give an existing checkpoint, then files or folders to answer.")
+            raise MedvitError(f"{path} is not there. Give an existing checkpoint, then files or folders of inputs.")
+    if options.out.resolve() in (path.resolve() for path in options.inputs):
+        raise MedvitError(
+            f"{options.out} is an input, and what is written there would become one. Choose another folder."
+        )
+
+
+def predict(options: argparse.Namespace) -> int:
+    """``medvit predict``."""
+    _refuse_paths(options)
     part, _, parts = options.shard.partition("/")
     if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
         raise MedvitError(f"--shard {options.shard} is no part of the whole; give for example 2/4.")
@@ -224,7 +234,7 @@ def predict(options: argparse.Namespace) -> int:
         device=device,
         stop_on_error=options.on_error == "stop",
         resume=options.resume,
-        modality=words(options.modality),
+        modality=words(options.modality.upper()),
         series=words(options.series),
         shard=(int(part), int(parts)),
         synthetic_geometry=options.synthetic_geometry,
@@ -238,10 +248,13 @@ def _add_embed(verbs: Any) -> None:
         verbs, "embed", embed, "Describe the tiles of slides by a frozen network: a feature file (HDF5) a slide."
     )
     verb.add_argument(
-        "checkpoint", type=Path, metavar="CHECKPOINT|FILE", help="best.ckpt of a system of slides, or a workflow of one"
+        "checkpoint",
+        type=path_of,
+        metavar="CHECKPOINT|FILE",
+        help="best.ckpt of a system of slides, or a workflow of one",
     )
-    verb.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="slides, folders, zips")
-    verb.add_argument("-o", "--out", type=Path, required=True, help="the folder for features and tables")
+    verb.add_argument("inputs", nargs="+", type=path_of, metavar="INPUT", help="slides, folders, zips")
+    verb.add_argument("-o", "--out", type=path_of, required=True, help="the folder for features and tables")
     _add_work(verb)
     verb.add_argument("--half", action="store_true", help="store features as float16")
     verb.add_argument("--clam", action="store_true", help="write features for CLAM too, into clam/h5_files")
@@ -249,9 +262,7 @@ def _add_embed(verbs: Any) -> None:
 
 def embed(options: argparse.Namespace) -> int:
     """``medvit embed``."""
-    for path in (options.checkpoint, *options.inputs):
-        if not path.exists():
-            raise MedvitError(f"{path} is not there. Give an existing checkpoint, then files or folders to describe.")
+    _refuse_paths(options)
     if options.workers < 0:
         raise MedvitError("--workers must be at least 0.")
     with uncollected():
@@ -292,7 +303,7 @@ def _add_show(verbs: Any) -> None:
     verb = _verb(
         verbs, "show", show, "Show what a workflow says, with every key it could say, or what a checkpoint is."
     )
-    verb.add_argument("file", type=Path, metavar="CHECKPOINT|FILE")
+    verb.add_argument("file", type=path_of, metavar="CHECKPOINT|FILE")
     verb.add_argument("--json", action="store_true", help="print it as JSON")
 
 

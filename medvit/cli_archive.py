@@ -3,15 +3,14 @@
 import argparse
 import json
 import sys
-from pathlib import Path
 
-from medvit.command import DONE, NOTHING, PARTLY, words
+from medvit.command import DONE, NOTHING, PARTLY, path_of, words
 
 
 def add_pull(verb: argparse.ArgumentParser) -> None:
     """The words of ``medvit pull``."""
     _add_archive(verb)
-    verb.add_argument("-o", "--out", type=Path, required=True, metavar="FOLDER", help="the folder for the films")
+    verb.add_argument("-o", "--out", type=path_of, required=True, metavar="FOLDER", help="the folder for the films")
     verb.add_argument("--study", default="", metavar="UID", help="of this study")
     verb.add_argument("--series", default="", metavar="UID", help="of this series of the study")
     verb.add_argument(
@@ -24,13 +23,15 @@ def add_pull(verb: argparse.ArgumentParser) -> None:
 
 def add_push(verb: argparse.ArgumentParser) -> None:
     """The words of ``medvit push``."""
-    verb.add_argument("out", type=Path, metavar="OUT", help="the folder that `medvit predict` wrote")
+    verb.add_argument("out", type=path_of, metavar="OUT", help="the folder that `medvit predict` wrote")
     _add_archive(verb)
 
 
 def _add_archive(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("url", metavar="URL", help="root of the archive's DICOMweb service, as https://pacs/dicom-web")
-    verb.add_argument("--ca", type=Path, metavar="FILE", help="certificates (PEM) to trust instead of the usual ones")
+    verb.add_argument(
+        "--ca", type=path_of, metavar="FILE", help="certificates (PEM) to trust instead of the usual ones"
+    )
     verb.add_argument("--insecure", action="store_true", help="allow http:// to another machine: data in clear text")
     verb.add_argument("--json", action="store_true", help="print the counts as JSON")
     verb.epilog = f"""{verb.epilog}

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from medvit.command import DONE, NOTHING, PARTLY, device_of, words
+from medvit.command import DONE, NOTHING, PARTLY, device_of, path_of, words
 from medvit.errors import MedvitError
 from medvit.memory import uncollected
 
@@ -18,19 +18,19 @@ def add_cells(verb: argparse.ArgumentParser, of: str) -> None:
 
 def add_evaluate(verb: argparse.ArgumentParser) -> None:
     """The words of ``medvit evaluate``."""
-    verb.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="best.ckpt or model.safetensors of a run")
+    verb.add_argument("checkpoint", type=path_of, metavar="CHECKPOINT", help="best.ckpt or model.safetensors of a run")
     verb.add_argument(
         "table",
-        type=Path,
+        type=path_of,
         metavar="TABLE",
         help="a CSV of path, patient_id, split and a column a finding; for masks a column mask, or a folder",
     )
     verb.add_argument(
-        "-o", "--out", type=Path, metavar="OUT", help="the folder (out/evaluation/<name of CHECKPOINT's folder>)"
+        "-o", "--out", type=path_of, metavar="OUT", help="the folder (out/evaluation/<name of CHECKPOINT's folder>)"
     )
     verb.add_argument("--split", default="test", choices=("train", "val", "test"), help="what is measured (test)")
     verb.add_argument(
-        "--against", type=Path, metavar="CHECKPOINT", help="another checkpoint, compared on the same cases"
+        "--against", type=path_of, metavar="CHECKPOINT", help="another checkpoint, compared on the same cases"
     )
     verb.add_argument(
         "--by", default="", metavar="A,B", help="columns for subgroups (sex, age, view, device, site, modality)"
@@ -42,7 +42,7 @@ def add_evaluate(verb: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     verb.add_argument(
         "--boxes",
-        type=Path,
+        type=path_of,
         metavar="TABLE",
         help="where findings lie on films, for FROC; for masks the boxes to carry",
     )
@@ -193,9 +193,11 @@ def text(told: dict[str, Any], out: Path) -> str:
 
 def add_explain(verb: argparse.ArgumentParser) -> None:
     """The words of ``medvit explain``."""
-    verb.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="best.ckpt or model.safetensors of a run")
-    verb.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="files and folders; with --score a table")
-    verb.add_argument("-o", "--out", type=Path, required=True, metavar="OUT", help="the folder for maps or scores")
+    verb.add_argument("checkpoint", type=path_of, metavar="CHECKPOINT", help="best.ckpt or model.safetensors of a run")
+    verb.add_argument(
+        "inputs", nargs="+", type=path_of, metavar="INPUT", help="files and folders; with --score a table"
+    )
+    verb.add_argument("-o", "--out", type=path_of, required=True, metavar="OUT", help="the folder for maps or scores")
     verb.add_argument(
         "--method", default="", metavar="A,B", help="which methods (all); a wrong name tells which there are"
     )
@@ -204,7 +206,7 @@ def add_explain(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--mask-values", default="", metavar="2,3", help="with --score: what in the table's masks is the finding"
     )
-    verb.add_argument("--boxes", type=Path, metavar="TABLE", help="with --score: a CSV of where findings lie")
+    verb.add_argument("--boxes", type=path_of, metavar="TABLE", help="with --score: a CSV of where findings lie")
     verb.add_argument(
         "--split", default="test", choices=("train", "val", "test"), help="with --score: of the table (test)"
     )
@@ -249,8 +251,8 @@ def explain(options: argparse.Namespace) -> int:
 
 def add_probe(verb: argparse.ArgumentParser) -> None:
     """The words of ``medvit probe``."""
-    verb.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="of a system of smears")
-    verb.add_argument("cells", type=Path, metavar="CELLS", help="a folder or table of labelled cells")
+    verb.add_argument("checkpoint", type=path_of, metavar="CHECKPOINT", help="of a system of smears")
+    verb.add_argument("cells", type=path_of, metavar="CELLS", help="a folder or table of labelled cells")
     verb.add_argument(
         "--kind",
         choices=("folders", "table", "hicervix"),
@@ -261,7 +263,7 @@ def add_probe(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--group", default="", metavar="REGEX", help="of folders: what in a file's name is its source")
     verb.add_argument("--level", default="level_3", help="of HiCervix: the column that is the type (level_3)")
     verb.add_argument("--stains", choices=("one", "mixed"), default="one", help="mixed: the set is meant to mix stains")
-    verb.add_argument("-o", "--out", type=Path, help="a folder for probe.json")
+    verb.add_argument("-o", "--out", type=path_of, help="a folder for probe.json")
     verb.add_argument("--json", action="store_true", help="print it as JSON")
 
 

@@ -2,19 +2,18 @@
 
 import argparse
 import json
-from pathlib import Path
 
-from medvit.command import DONE, NOTHING, words
+from medvit.command import DONE, NOTHING, path_of, words
 from medvit.errors import MedvitError
 
 
 def add_review(verb: argparse.ArgumentParser) -> None:
     """The words of ``medvit review``."""
     verb.add_argument(
-        "out", nargs="+", type=Path, metavar="OUT", help="folders that `medvit predict` wrote or is writing"
+        "out", nargs="+", type=path_of, metavar="OUT", help="folders that `medvit predict` wrote or is writing"
     )
     verb.add_argument(
-        "--inputs", action="append", default=[], type=Path, metavar="FOLDER", help="where relative paths start"
+        "--inputs", action="append", default=[], type=path_of, metavar="FOLDER", help="where relative paths start"
     )
     verb.add_argument("--blind", action="store_true", help="decide first, then see what the AI says")
     verb.add_argument("--readers", type=int, default=1, metavar="N", help="how many readers a case is for (1)")
@@ -22,16 +21,18 @@ def add_review(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--show-identity", action="store_true", help="show patients' names and numbers")
     verb.add_argument("--address", default="127.0.0.1", help="where to listen (127.0.0.1); another one needs --login")
     verb.add_argument("--port", type=int, default=8501, help="where to listen (8501)")
-    verb.add_argument("--login", type=Path, metavar="FILE", help="a TOML file that says how people log in (OIDC)")
+    verb.add_argument("--login", type=path_of, metavar="FILE", help="a TOML file that says how people log in (OIDC)")
     verb.add_argument("--workers", type=int, default=2, help="guarded processes that open pictures (2)")
-    verb.add_argument("--segment", type=Path, metavar="CHECKPOINT", help="of DBSAM: outlines what is in a reader's box")
     verb.add_argument(
-        "--evaluation", action="append", default=[], type=Path, metavar="FILE",
+        "--segment", type=path_of, metavar="CHECKPOINT", help="of DBSAM: outlines what is in a reader's box"
+    )
+    verb.add_argument(
+        "--evaluation", action="append", default=[], type=path_of, metavar="FILE",
         help="a report of medvit evaluate, for the analysis page (one beside OUT)",
     )  # fmt: skip
     verb.add_argument("--verify", action="store_true", help="check the log of decisions and end")
     verb.add_argument("--head", default="", metavar="COUNT:HASH", help="what the log must hold, as an export said")
-    verb.add_argument("--export", type=Path, metavar="FOLDER", help="write decisions (CSV, JSON) and masks, and end")
+    verb.add_argument("--export", type=path_of, metavar="FOLDER", help="write decisions (CSV, JSON) and masks, and end")
     verb.add_argument("--json", action="store_true", help="print the check as JSON")
 
 

@@ -1,5 +1,8 @@
 """What the verbs of the command share: exit codes, lists of words, the device."""
 
+import argparse
+from pathlib import Path
+
 from medvit.errors import MedvitError
 
 DONE, NOTHING, WRONG, PARTLY = 0, 1, 2, 3
@@ -15,6 +18,13 @@ def device_of(asked: str) -> str:
     except (RuntimeError, AssertionError) as error:
         raise MedvitError(f"--device {device} cannot be used here: {str(error).splitlines()[0]}.") from error
     return device
+
+
+def path_of(text: str) -> Path:
+    """A path of the command line; an empty one, as an unset variable of a script gives, is not the working directory."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty; is a variable of your script not set?")
+    return Path(text)
 
 
 def words(text: str) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from medvit.atomic import LOCK
 from medvit.case import MICROSCOPY, MIRAX, SLICES, ULTRASOUND, VOLUME, WHOLE_SLIDE, Case, digest
 from medvit.cell_folders import bagged
 from medvit.duplicates import duplicates
@@ -32,6 +33,9 @@ BY_NAME = {
     "clip": ULTRASOUND,
     "volume": VOLUME,
 }  # modality of what is told by its name alone
+RESULTS = Skipped(
+    "results", "It is a folder that medvit wrote; results are no inputs. Give it by its name if it is one."
+)
 NONSENSE = Rejected("crashed", "The process that worked on it answered nonsense.")
 AHEAD = 3  # calls a worker that are made before their answers are needed
 
@@ -162,21 +166,26 @@ def _entries(inputs: Iterable[Path | str]) -> Iterator[_Entry]:
 
 
 def _walk(top: str) -> Iterator[_Entry]:
-    """The files under a folder, sorted by name within each; what is no file is refused."""
+    """The files under a folder, sorted by name within each; what is no file is refused, and so are our own results."""
     here = "./" if top == "." else ""  # left out of what is shown
     given = 0 if here else len(top)
     try:
-        stack = [_listed(top)]
+        stack = [iter(_listed(top))]
     except OSError as error:
         raise MedvitError(f"The folder {top} cannot be listed: {error.strerror}.") from error
     while stack:
         for entry in stack[-1]:
-            path, size, refusal = entry.path.removeprefix(here), 0, None
+            path, size = entry.path.removeprefix(here), 0
+            refusal: Unanswered | None = None
             try:
                 if entry.is_dir(follow_symlinks=False):
-                    stack.append(_listed(entry.path))
-                    break
-                size, refusal = entry.stat(follow_symlinks=False).st_size, _no_file(entry)
+                    inside = _listed(entry.path)
+                    if all(one.name != LOCK for one in inside):
+                        stack.append(iter(inside))
+                        break
+                    refusal = RESULTS
+                else:
+                    size, refusal = entry.stat(follow_symlinks=False).st_size, _no_file(entry)
             except OSError as error:
                 refusal = Unanswered("unreadable", f"It cannot be listed: {error.strerror}.")
             yield _Entry(path, given, path, size, refusal)
@@ -184,8 +193,8 @@ def _walk(top: str) -> Iterator[_Entry]:
             stack.pop()
 
 
-def _listed(folder: str) -> Iterator[os.DirEntry[str]]:
-    return iter(sorted(os.scandir(folder), key=lambda entry: entry.name))
+def _listed(folder: str) -> list[os.DirEntry[str]]:
+    return sorted(os.scandir(folder), key=lambda entry: entry.name)
 
 
 def _no_file(entry: os.DirEntry[str]) -> Unanswered | None:

@@ -93,6 +93,7 @@ def evaluate(
     names, splits = read_labels(table, [label.name for label in findings.labels], asked.boxes)
     splits = {split: system.gathered(table, cases) for split, cases in splits.items()}
     cases = split_of(table, splits, asked.split)
+    columns_of(table, cases, [case.key for case in cases], asked.by)  # a wrong --by is told before the work
     points_of, source = operating_points(findings, checkpoint, names, splits, table, asked)
     with locked(out):
         places = _places(findings, table, points_of, asked)

@@ -69,7 +69,8 @@ def read_labels(
     if not names:
         raise MedvitError(f"The table {table} has no column for any of the system's labels: {', '.join(labels)}.")
     if len(names) < len(labels):
-        log.warning("%s has no column for %s; they are not measured.", table, ", ".join(set(labels) - set(names)))
+        absent = ", ".join(name for name in labels if name not in names)
+        log.warning("%s has no column for %s; they are not measured.", table, absent)
     return names, read_table(table, names, boxes)
 
 

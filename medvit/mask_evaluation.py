@@ -103,6 +103,8 @@ def evaluate_masks(
         MedvitError: When the split has no case, or none could be answered.
     """
     cases, splits = _cases(table, asked.split)
+    if table.is_file():
+        columns_of(table, cases, [case.key for case in cases], asked.by)  # a wrong --by is told before the work
     _warn_of_strangers(system, asked)
     with locked(out):
         told, refused = _told(system, cases, asked)

@@ -107,7 +107,7 @@ def _run(pipeline: Pipeline, found: Sequence[Found], journal: Journal, options: 
             advance(len(records))
             if stopping:
                 told = records[bad[0]]
-                log.warning("%s: %s Stopped, as --on-error stop asks.", told["source"], told["message"])
+                log.warning("%r: %s Stopped, as --on-error stop asks.", told["source"], told["message"])
                 break
 
 

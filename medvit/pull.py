@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 PATIENT, MODALITY, STUDY_DATE = "00100020", "00080060", "00080020"
 PATIENT_TAG = int(PATIENT, 16)
 DATES = re.compile(r"(\d{8})?(?:(-)(\d{8})?)?")
+INBOX_LOCK = ".medvit.inbox.lock"  # another than that of results, since these are inputs
 SPARE_BYTES = budgets.GIB  # of the disk, left free
 
 
@@ -67,7 +68,7 @@ def pull(archive: Archive, folder: Path, query: Query, limit: int | None = None)
     """
     check(query, limit)
     counts = Counter(fetched=0, kept=0, refused=0, broken_off=0)
-    with locked(folder), Journal(folder / "pull.jsonl") as journal:
+    with locked(folder, INBOX_LOCK), Journal(folder / "pull.jsonl") as journal:
         for torn in folder.glob(".*.dcm.part"):
             torn.unlink()
         try:

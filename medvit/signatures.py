@@ -110,6 +110,14 @@ def signature(class_path: str, file: Path) -> Signature | None:
     return None
 
 
+def inherits(name: str, base: str, package: str) -> bool:
+    """Whether a class of a package has a base of that name, itself or through classes of the same package."""
+    file = classes_in(package).get(name)
+    nodes = [node for node in _tree(file).body if isinstance(node, ast.ClassDef) and node.name == name] if file else []
+    bases = [one.id for node in nodes for one in node.bases if isinstance(one, ast.Name)]
+    return base in bases or any(inherits(one, base, package) for one in bases)
+
+
 @cache
 def _tree(file: Path) -> ast.Module:
     return ast.parse(file.read_text(encoding="utf-8"))

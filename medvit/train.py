@@ -36,6 +36,13 @@ from medvit.workflow import Workflow, class_of
 log = logging.getLogger(__name__)
 
 LAST, RELEASE, RESOLVED = "last.ckpt", "model.safetensors", "workflow.yaml"
+# Between which a system's numbers must lie, where it has them: beyond, optimisers and readers fail in words of their own.
+BOUNDS = dict.fromkeys(("base_lr", "lr", "min_lr", "weight_decay", "warmup_epochs"), (0, 1e6)) | {
+    "centre_share": (0.01, 1),
+    "drop_path": (0, 0.99),
+    "layer_decay": (0.01, 1),
+    "std": (1e-6, 1e6),
+}
 
 
 def train(workflow: Workflow, resume: str | None = None) -> Path:
@@ -112,7 +119,6 @@ def _train(workflow: Workflow, resume: str | None) -> Path:
     if finished(workflow) and checkpoint is None:
         log.info("%s: already trained in %s", workflow.path.name, workflow.run)
         return workflow.best
-    _quiet()
     keep_memory()
     seed_everything(workflow.seed, workers=True, verbose=False)
     system, data, trainer = instantiate(workflow)
@@ -126,12 +132,27 @@ def _train(workflow: Workflow, resume: str | None) -> Path:
         raise KeyboardInterrupt from None
     if not workflow.best.is_file():
         raise MedvitError(f"{workflow.path}: no epoch was validated, so there is no best checkpoint in {workflow.run}.")
+    refuse_diverged(workflow)
     if trainer.is_global_zero and isinstance(system, Findings):
         settle(workflow.best, system, data)
     trainer.strategy.barrier()
     _report(workflow, trainer)
     weights.release(workflow.best, workflow.run / RELEASE)  # written last: it says that the run is finished
     return workflow.best
+
+
+def refuse_diverged(workflow: Workflow) -> None:
+    """Refuse a best checkpoint that holds numbers which are none: it would answer nothing.
+
+    Raises:
+        MedvitError: When every epoch that was validated came after the weights had become no numbers.
+    """
+    state = weights.read_file(workflow.best)["state_dict"]
+    if not all(bool(tensor.isfinite().all()) for tensor in state.values()):
+        raise MedvitError(
+            f"{workflow.path}: the weights became infinite or no numbers before the first validation. Lower the learning "
+            f"rate, lengthen the warm-up, or train with trainer.precision=32; then delete {workflow.run}."
+        )
 
 
 def _checkpoint_to_resume(workflow: Workflow, resume: str | None) -> Path | None:
@@ -158,6 +179,7 @@ def instantiate(workflow: Workflow) -> tuple[System, LightningDataModule, Traine
     Raises:
         MedvitError: When an argument that the first check let pass does not fit its type, or a constructor refuses.
     """
+    _quiet()
     set_parsing_settings(
         import_path_denylist=["*"],
         import_path_allowlist=sorted(workflow.allowed),
@@ -173,6 +195,10 @@ def instantiate(workflow: Workflow) -> tuple[System, LightningDataModule, Traine
         built = parser.instantiate_classes(parser.parse_object(class_paths(wanted)))
     except (ArgumentError, ValueError, TypeError, ImportError, RuntimeError, MisconfigurationException) as error:
         raise MedvitError(f"{workflow.path}: {_reason(error)}") from error
+    for name, (least, most) in BOUNDS.items():
+        value = built.system.hparams.get(name)
+        if isinstance(value, int | float) and not least <= value <= most:
+            raise MedvitError(f"{workflow.path}: system.{name} is {value}; it must lie between {least} and {most}.")
     return built.system, built.data, built.trainer
 
 

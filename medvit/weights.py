@@ -68,6 +68,8 @@ def read_file(path: Path) -> dict[str, Any]:
     Raises:
         MedvitError: When the file is missing, damaged or holds anything that could run code.
     """
+    if path.is_dir():
+        raise MedvitError(f"{path} is a folder. Name the file of weights in it, such as best.ckpt.")
     if not path.is_file():
         raise MedvitError(f"The weights {path} are not there. Train them first or give another path.")
     try:

@@ -5,7 +5,7 @@ and ``data`` name a ``class`` and its arguments; ``trainer`` takes the arguments
 to the file; a path that names one of the required workflows stands for the weights that it trains.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from medvit.errors import MedvitError
 from medvit.plain_yaml import Key, read_value, read_yaml
-from medvit.signatures import Signature, accepts, classes_in, nearest, resolve, signature
+from medvit.signatures import Signature, accepts, classes_in, inherits, nearest, resolve, signature
 
 if TYPE_CHECKING:
     from medvit.tasks.system import System
@@ -28,6 +28,7 @@ HOMES = {  # where a short class name is looked for
     "trainer": ("lightning.pytorch.callbacks", "lightning.pytorch.loggers", "medvit.tasks"),
 }
 BEST = "best.ckpt"
+MOST_SEED = 2**32 - 1  # numpy's
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,8 @@ class _Check:
         seed = self.content.get("seed", 0)
         if not isinstance(seed, int) or isinstance(seed, bool):
             self.problem(("seed",), f"seed is {seed!r}; it must be int")
+        elif not 0 <= seed <= MOST_SEED:
+            self.problem(("seed",), f"seed is {seed}; it must lie between 0 and {MOST_SEED}")
         parts = {name: self.part(name) for name in ("system", "data")}
         trainer = self.trainer()
         files = {work.path.resolve(): work for work in required}
@@ -173,8 +176,8 @@ class _Check:
         """The ``system`` or ``data`` of the workflow with its dotted class."""
         part = self.content.get(name)
         if not isinstance(part, dict) or not isinstance(part.get("class"), str):
-            homes = "; ".join(f"{cls}" for home in HOMES[name] for cls in sorted(_public(home)))
-            self.problem((name,), f"{name} must be a mapping that names its class ({homes}) and its arguments")
+            known = ", ".join(_known(HOMES[name]))
+            self.problem((name,), f"{name} must be a mapping that names its class ({known}) and its arguments")
             return {}
         return self.instance((name,), part, HOMES[name])
 
@@ -213,7 +216,7 @@ class _Check:
                 f"{name} lies outside {', '.join(self.allowed)}; allow its package with --allow-import {name.split('.')[0]}",
             )
             return part
-        found = resolve(name, homes)
+        found = resolve(name, homes) if "." in name or name in _known(homes) else None
         if found is None:
             self.unknown_class((*key, "class"), name, homes)
             return part
@@ -225,7 +228,7 @@ class _Check:
         return {"class": found[0], **arguments}
 
     def unknown_class(self, key: Key, name: str, homes: tuple[str, ...]) -> None:
-        known = sorted(cls for home in homes for cls in _public(home))
+        known = _known(homes)
         meant = nearest(name, known)
         hint = f"did you mean {meant}" if meant else f"known here: {', '.join(known)}"
         self.problem(key, f"there is no class {name}; {hint}")
@@ -268,8 +271,10 @@ class _Check:
             part[argument.name] = str(path)
 
 
-def _public(package: str) -> Iterator[str]:
-    return (name for name in classes_in(package) if not name.startswith("_"))
+def _known(homes: tuple[str, ...]) -> list[str]:
+    """The classes that may be named without their module: of ``medvit.data`` those that make loaders."""
+    base = {HOMES["data"]: "LightningDataModule"}.get(homes)
+    return sorted(name for home in homes for name in classes_in(home) if not base or inherits(name, base, home))
 
 
 def class_of(class_path: str) -> Any:

@@ -19,7 +19,7 @@ from medvit import budgets
 from medvit.archive import BREAKER, TRIES, Archive, Away, Place, checked_url
 from medvit.cli import DONE, NOTHING, PARTLY, WRONG, main
 from medvit.errors import MedvitError, Rejected, Unanswered
-from medvit.pull import Query, pull
+from medvit.pull import INBOX_LOCK, Query, pull
 from medvit.wire import write_part
 
 ASKED = Place("1.2.3", "1.2.3.4", "1.2.3.4.5")
@@ -110,7 +110,7 @@ def refused(stub, tmp_path, caplog, reason):
     folder = tmp_path / "in"
     assert pull(Archive(stub.url), folder, QUERY) == {"fetched": 0, "kept": 0, "refused": 1, "broken_off": 0}
     assert f": {reason}: " in caplog.text
-    assert sorted(path.name for path in folder.iterdir()) == [".medvit.lock", "pull.jsonl"]
+    assert sorted(path.name for path in folder.iterdir()) == [INBOX_LOCK, "pull.jsonl"]
     assert (folder / "pull.jsonl").read_bytes() == b""
 
 

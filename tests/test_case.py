@@ -100,6 +100,19 @@ def test_a_bad_split_is_named_with_its_line(tmp_path) -> None:
     assert f"{path}:2: split is 'training'" in complaint(path)
 
 
+@pytest.mark.parametrize("again", ["a.png,P1,train,1,0", "./a.png,P1,train,0,1", "a.png,P2,test,1,0"])
+def test_a_file_in_two_rows_is_refused_with_both_lines(tmp_path, again) -> None:
+    path = table(tmp_path, "a.png,P1,train,1,0", "b.png,P3,val,0,1", again)
+    assert f"{path}:4: {again.partition(',')[0]} stands in line 2 already" in complaint(path)
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_a_table_with_other_separators_is_told_what_to_do(tmp_path, separator) -> None:
+    path = table(tmp_path, "a.png,P1,train,1,0")
+    path.write_text(path.read_text().replace(",", separator))
+    assert "Cells must be separated by commas" in complaint(path)
+
+
 def test_a_patient_in_two_splits_is_refused_by_pseudonym(tmp_path) -> None:
     path = table(tmp_path, "a.png,SMITH-77,train,1,0", "b.png,SMITH-77,val,1,0", "c.png,JONES-1,test,1,0")
     said = complaint(path)

@@ -149,6 +149,43 @@ def test_an_empty_folder_is_nothing_done(trained, tmp_path):
     assert main(words) == 1
 
 
+def test_results_are_no_inputs_when_a_run_beside_its_inputs_goes_on(trained, work, tmp_path):
+    (tmp_path / "a.dcm").write_bytes((work / "films/01.dcm").read_bytes())
+    words = ["predict", str(trained.checkpoint), str(tmp_path), "-o", str(tmp_path / "out"), "--workers", "0"]
+    assert main(words) == 0
+    first = (tmp_path / "out/inputs.csv").read_bytes()
+    assert main([*words, "--resume"]) == 0
+    assert (tmp_path / "out/inputs.csv").read_bytes() == first and first.count(b"\n") == 3  # header, film, out
+
+
+def test_an_input_cannot_be_the_output_too(trained, inbox, capsys):
+    assert main(["predict", str(trained.checkpoint), str(inbox), "-o", f"{inbox}/."]) == 2
+    assert "what is written there would become one" in capsys.readouterr().err
+    assert not list(inbox.glob(".*"))
+
+
+@pytest.mark.parametrize("empty", [("", "-o", "out"), ("films", "-o", "")])
+def test_an_empty_path_is_no_working_directory(trained, empty, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "films").mkdir()
+    with pytest.raises(SystemExit, match="2"):
+        main(["predict", str(trained.checkpoint), *empty])
+    assert "it is empty; is a variable of your script not set?" in capsys.readouterr().err
+
+
+def test_a_modality_may_be_typed_in_small_letters(trained, inbox, tmp_path):
+    words = ["predict", str(trained.checkpoint), str(inbox / "good.dcm"), "--workers", "0", "--modality", "cr,dx"]
+    assert main([*words, "-o", str(tmp_path / "out")]) == 0
+    assert tiny.rows_of(tmp_path / "out/inputs.csv")["good.dcm"]["status"] == "ok"
+
+
+def test_a_file_name_cannot_write_lines_into_the_log(trained, tmp_path, capsys, caplog):
+    (tmp_path / "a\nb: all is well.dcm").write_text("no film")
+    words = ["predict", str(trained.checkpoint), str(tmp_path), "-o", str(tmp_path / "out"), "--workers", "0"]
+    assert main([*words, "--on-error", "stop"]) == 1
+    assert [record.getMessage().count("\n") for record in caplog.records if "Stopped" in record.getMessage()] == [0]
+
+
 def test_predict_tells_people_the_counts_and_the_notice(trained, inbox, tmp_path, capsys):
     main(["predict", str(trained.checkpoint), str(inbox), "-o", str(tmp_path / "out"), "--workers", "0"])
     told = capsys.readouterr().out

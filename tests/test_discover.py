@@ -18,10 +18,12 @@ import pytest
 import tiny_volumes
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
+from medvit.atomic import LOCK, locked
 from medvit.case import Case, digest
 from medvit.discover import DUTIES, Found, discover, find_cases, read_case, scan
 from medvit.errors import Halted, MedvitError, Rejected, Skipped, Unanswered
 from medvit.guard import LIMITS, Pool
+from medvit.pull import INBOX_LOCK
 from medvit.readers import headers, zips
 from medvit.readers.headers import duties
 
@@ -253,6 +255,17 @@ def test_links_and_special_files_get_a_row_and_are_never_opened(make_film, tmp_p
         "loop": "skipped link",
         "socket": "skipped not_a_file",
     }
+
+
+def test_a_folder_that_medvit_wrote_is_one_row_and_an_inbox_that_it_filled_is_not(make_film, tmp_path) -> None:
+    make_film(tmp_path / "a.dcm", RAMP)
+    for folder, lock in (("out", LOCK), ("inbox", INBOX_LOCK)):
+        make_film(tmp_path / folder / "cases" / "b.dcm", RAMP)
+        with locked(tmp_path / folder, lock):
+            pass
+    told = {"a.dcm": "", f"inbox/{INBOX_LOCK}": "skipped not_an_image", "inbox/cases/b.dcm": ""}
+    assert discovered(tmp_path) == told | {"out": "skipped results"}
+    assert discovered(tmp_path / "out")["cases/b.dcm"] == ""  # given by its name
 
 
 def test_a_link_that_is_given_is_followed(make_film, tmp_path) -> None:

@@ -137,6 +137,7 @@ def test_an_older_checkpoint_takes_its_points_from_the_validation_split_and_what
 def test_what_it_cannot_do_it_says_in_a_sentence(trained, table, tmp_path, more, said) -> None:
     done = tiny.medvit("evaluate", trained.checkpoint, table, "-o", tmp_path / "o", "--workers", 0, *more, cwd=tmp_path)
     assert done.code == 2 and said in done.err and "Traceback" not in done.err
+    assert not (tmp_path / "o").exists()  # before the work
 
 
 def test_a_table_without_the_labels_and_a_system_without_answers_are_refused(trained, tmp_path) -> None:

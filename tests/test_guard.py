@@ -283,6 +283,23 @@ def test_a_workers_signals_are_its_parents_business(worker) -> None:
     assert worker.call("pid").plain == pid
 
 
+def test_ctrl_c_while_workers_import_is_their_parents_business(tmp_path) -> None:
+    (tmp_path / "slow.py").write_text(
+        "import pathlib, time\npathlib.Path('begun').touch()\ntime.sleep(0.5)\nprint('done')"
+    )
+    code = "from medvit.guard import preload\npreload(['slow'])\nimport time\ntime.sleep(60)"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[1]}"}, start_new_session=True,
+    ) as parent:  # fmt: skip
+        while not (tmp_path / "begun").exists():
+            time.sleep(0.02)
+        os.killpg(parent.pid, signal.SIGINT)  # as a terminal does
+        said = parent.communicate(timeout=20)
+    assert said[1].count("Traceback") == 1 and "slow.py" not in said[1]  # the parent's own
+    assert said[0] == "done\n"
+
+
 def test_duties_that_cannot_be_loaded_are_an_error_once_and_for_all() -> None:
     worker = Worker(broken, "No module named 'pixels'")
     for _ in range(2):

@@ -56,8 +56,9 @@ def test_the_requirement_is_trained_first_and_nothing_is_said_of_the_test_split(
 
 def test_a_film_that_cannot_be_read_is_left_out_of_training_with_a_warning(trained, opened, caplog):
     rows = tiny.read_rows(trained.folder / "cases.csv")
-    listed = [(row["path"], row["patient_id"], row["split"], row["Mass"], row["Effusion"]) for row in rows]
-    tiny.write_table(trained.folder / "bad.csv", [*listed, ("films/unreadable.dcm", "new", "train", 1, 0)])
+    listed = [[row[name] for name in ("path", "patient_id", "split", "Mass", "Effusion")] for row in rows]
+    assert listed[-1][0] == "films/unreadable.dcm"
+    tiny.write_table(trained.folder / "bad.csv", [*listed[:-1], ("films/unreadable.dcm", "new", "train", 1, 0)])
     caplog.set_level("WARNING")
     train(opened(f"data.table={trained.folder}/bad.csv", "trainer.max_epochs=1", "data.batch_size=25"))
     assert "unreadable.dcm is left out" in caplog.text
@@ -315,6 +316,9 @@ def test_tensorboard_logs_by_class_or_says_what_to_install(opened, tmp_path):
         (["data.batch_size=0"], "batch_size"),
         (["system.depth=0"], "depth"),
         (["data.crop_min=0.0"], "crop_min"),
+        (["system.base_lr=-1.0"], "system.base_lr is -1.0; it must lie between 0 and"),
+        (["system.base_lr=.nan"], "system.base_lr is nan"),
+        (["system.centre_share=3"], "system.centre_share is 3.0; it must lie between 0.01 and 1"),
     ],
 )  # fmt: skip
 def test_what_a_constructor_refuses_is_a_sentence(opened, overrides, said):
@@ -323,6 +327,20 @@ def test_what_a_constructor_refuses_is_a_sentence(opened, overrides, said):
         train(workflow)
     assert "class_path" not in str(error.value) and "Namespace" not in str(error.value)
     shutil.rmtree(workflow.run, ignore_errors=True)
+
+
+def test_a_training_that_ends_in_no_numbers_is_refused_and_not_finished(trained, tmp_path):
+    overrides = ["system.base_lr=100000.0", "system.warmup_epochs=0", "trainer.max_epochs=2"]
+    workflow = open_workflow(trained.folder / "pre.yaml", overrides, run=tmp_path / "diverged")
+    with pytest.raises(MedvitError, match="no numbers before the first validation"):
+        train(workflow)
+    assert not finished(workflow)
+
+
+def test_a_rehearsal_says_nothing_of_other_libraries(trained, tmp_path, capfd):
+    done = tiny.medvit("train", trained.folder / "fine.yaml", "--dry-run", "-o", tmp_path / "runs", cwd=tmp_path)
+    assert done.code == 0 and "can be trained" in done.out
+    assert [line for line in done.err.splitlines() if not line.startswith(("train: ", "val: ", "test: "))] == []
 
 
 def test_a_callback_that_replaces_the_checkpoints_is_refused(opened):

@@ -251,6 +251,11 @@ def test_any_cut_and_many_mutants_are_read_or_refused_but_never_raise_otherwise(
     assert refused > 100
 
 
+def test_a_folder_is_told_from_a_file_that_is_not_there(tmp_path) -> None:
+    with pytest.raises(MedvitError, match="is a folder"):
+        read_file(tmp_path)
+
+
 def test_a_zip_that_is_no_checkpoint_is_refused(tmp_path) -> None:
     with zipfile.ZipFile(tmp_path / "a.pth", "w") as file:
         file.writestr("readme.txt", "weights are elsewhere")

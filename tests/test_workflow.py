@@ -104,7 +104,17 @@ def test_a_missing_argument_and_a_missing_file_are_named(folder):
 def test_a_part_without_a_class_lists_the_classes(folder, part):
     path = tiny.write_workflow(folder / "part.yaml", tiny.PRETRAIN, **{part: {"class": None}})
     assert "must be a mapping that names its class" in problems(path)[0]
-    assert ("ThoraxMAE" if part == "system" else "Cases") in problems(path)[0]
+    assert ("ThoraxMAE" if part == "system" else "(Bags, Cases, Clips, Masks, SlideTiles)") in problems(path)[0]
+
+
+def test_a_class_that_makes_no_loaders_is_no_data(folder):
+    path = tiny.write_workflow(folder / "part.yaml", tiny.PRETRAIN, data={"class": "Views"})
+    assert "there is no class Views; known here: Bags, Cases" in problems(path)[0]
+
+
+@pytest.mark.parametrize("seed", ["-1", "4294967296"])
+def test_a_seed_that_numpy_does_not_take_is_refused(folder, seed):
+    assert f"seed is {seed}; it must lie between 0 and 4294967295" in problems(folder / "pre.yaml", f"seed={seed}")[0]
 
 
 def test_overrides_on_the_command_line_win_and_are_named_in_errors(folder, monkeypatch):

@@ -29,6 +29,7 @@ ADVICE = {
     "view": "Nothing: the system answers frontal films.",
     "filtered": "Nothing: --modality or --series left them out.",
     "link": "Nothing, if their targets lie in the folder too: links are not followed.",
+    "results": "Nothing: what medvit wrote is no input.",
     "not_an_image": "Nothing: letters, spreadsheets and the like lie between the images.",
     "dicomdir": "Nothing: the files that it lists are found by themselves.",
     "truncated": "Send these again; the transfer broke off.",
