@@ -1,5 +1,7 @@
 """What people get wrong, through the real command: one sentence that says what and where, and never a traceback."""
 
+import os
+
 import numpy as np
 import pytest
 import tiny
@@ -95,7 +97,13 @@ def test_a_table_that_names_a_missing_film(work, tmp_path):
 
 
 def test_training_films_that_nobody_can_read(table, work, tmp_path):
-    unreadable = lambda row: row | {"path": "films/unreadable.dcm"} if row["split"] == "train" else row  # noqa: E731
+    def unreadable(row):
+        if row["split"] != "train":
+            return row
+        path = tmp_path / row["path"].replace("/", "_")
+        path.write_bytes(b"nothing that anybody could read")
+        return row | {"path": os.path.relpath(path, work)}
+
     refused(tiny.medvit(TRAIN, table(unreadable), cwd=tmp_path), "None of 12 cases of a batch could be read")
 
 
