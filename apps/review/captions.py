@@ -73,4 +73,5 @@ def spacing(row: Row) -> str:
 def meaning(finding: str) -> str:
     """What a finding says, where its name does not say what 1 and 0 are."""
     meaning = code_of(finding).meaning
-    return meaning if "(0:" in meaning else ""
+    one = meaning.partition(" (0:")[0]
+    return meaning if one != meaning and one.lower() != finding.replace("_", " ").lower() else ""

@@ -30,7 +30,10 @@ KEYS = {  # of the viewers, which tell them by themselves
     "clip": "space plays · ← → frame · M most important · H map · [ ] opacity",
     "cells": "", "volume": "↑ ↓ slice · W window · H outlines · E paint or draw (P brush, D eraser, [ ] size, Z undo)",
 }  # fmt: skip
-AI_ONLY = (" · B outlines", "M most important · ", "H map · ")  # keys that a blind reader has not got
+AI_ONLY = (  # keys that a blind reader has not got
+    " · B outlines", " · M most important · H map · [ ] opacity", "H attention · [ ] opacity · ", "H map · [ ] opacity · ",
+    " · H outlines · E paint or draw (P brush, D eraser, [ ] size, Z undo)",
+)  # fmt: skip
 NOTHING = "(not corrected)"
 
 

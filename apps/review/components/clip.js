@@ -10,7 +10,8 @@ export default (component) => mounted(component, (root) => {
   const play = button("▶ Play", "space", toggle), show = button("Heat map", "H", () => { state.on = !state.on; draw(); });
   const slider = element("input"); slider.type = "range"; slider.min = 0; slider.max = 100; slider.value = 50; slider.setAttribute("aria-label", "Opacity of the heat map"); slider.oninput = () => { state.opacity = slider.value / 100; draw(); };
   const speed = element("select"); for (const share of [0.25, 0.5, 1, 2]) { const one = element("option", "", `${share}×`); one.value = share; one.selected = share === 1; speed.append(one); } speed.setAttribute("aria-label", "Speed"); speed.onchange = () => { state.speed = +speed.value; }; speed.style.cssText = "background:#20262b;color:#d4dade;border:1px solid #39424a;border-radius:4px";
-  bar.append(button("◂", "one frame back (←)", () => step(-1)), play, button("▸", "one frame on (→)", () => step(1)), speed, button("Most important frame", "M", peak), show, slider, ramp, method);
+  const most = button("Most important frame", "M", peak);
+  bar.append(button("◂", "one frame back (←)", () => step(-1)), play, button("▸", "one frame on (→)", () => step(1)), speed, most, show, slider, ramp, method);
   root.replaceChildren(stage, strip, bar);
 
   const chosen = () => state.maps.find((one) => one.label === state.data.finding);
@@ -48,6 +49,7 @@ export default (component) => mounted(component, (root) => {
       if (length) { pen.strokeStyle = "#fff"; pen.lineWidth = 2; const yy = canvas.height - 26 * ratio, xx = canvas.width - 10 - length.pixels; pen.beginPath(); pen.moveTo(xx, yy - 4); pen.lineTo(xx, yy); pen.lineTo(xx + length.pixels, yy); pen.lineTo(xx + length.pixels, yy - 4); pen.stroke(); }
     }
     method.textContent = !picture ? "" : state.data.hidden ? "the AI's answer is hidden until you have decided" : map ? `regions that influenced this score · ${map.method} · one scale for all cases of a finding · orange line: influence of each frame` : "no map: the finding is below its threshold, or none was written";
+    for (const one of [most, show, slider]) one.hidden = !!state.data.hidden;
     ramp.style.visibility = map && state.on ? "visible" : "hidden";
     curve(map);
     strip.setAttribute("aria-valuenow", state.frame + 1); strip.setAttribute("aria-valuetext", lens.textContent); strip.setAttribute("aria-valuemax", state.frames.length);

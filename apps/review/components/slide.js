@@ -25,7 +25,8 @@ export default (component) => mounted(component, (root) => {
   const planes = element("span", "named"); planes.style.display = "none";
   const ramp = element("canvas", "ramp"); ramp.width = 74; ramp.height = 9;
   const ink = ramp.getContext("2d"); for (let i = 0; i < 74; i++) { ink.fillStyle = `rgb(${inferno(i / 73)})`; ink.fillRect(i, 0, 1, 9); }
-  bar.append(button("Fit", "0", () => state.viewer && state.viewer.viewport.goHome()), button("1:1", "a pixel a pixel", () => state.viewer && state.viewer.viewport.zoomTo(state.viewer.viewport.imageToViewportZoom(1))), show, named("opacity", opacity), named("least rank", least), ramp, planes, method);
+  const tuning = [named("opacity", opacity), named("least rank", least)];
+  bar.append(button("Fit", "0", () => state.viewer && state.viewer.viewport.goHome()), button("1:1", "a pixel a pixel", () => state.viewer && state.viewer.viewport.zoomTo(state.viewer.viewport.imageToViewportZoom(1))), show, ...tuning, ramp, planes, method);
   root.replaceChildren(stage, bar, gallery);
 
   const attention = (tiles) => Object.keys(tiles.scores || {}).filter((name) => name.endsWith("attention"));
@@ -46,6 +47,7 @@ export default (component) => mounted(component, (root) => {
     if (canvas.width !== Math.round(box.width * ratio) || canvas.height !== Math.round(box.height * ratio)) { canvas.width = Math.round(box.width * ratio); canvas.height = Math.round(box.height * ratio); }
     pen.setTransform(1, 0, 0, 1, 0, 0); pen.clearRect(0, 0, canvas.width, canvas.height);
     show.setAttribute("aria-pressed", state.on);
+    for (const one of [show, ...tuning]) one.hidden = !!state.data.hidden;
     const at = place(), name = chosen();
     ramp.style.visibility = name && state.on ? "visible" : "hidden";
     const what = state.data.kind === "smear" ? "cells" : "tiles";

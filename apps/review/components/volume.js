@@ -55,7 +55,7 @@ export default (component) => mounted(component, (root) => {
   }
   function draw() {
     const box = canvas.getBoundingClientRect(), ratio = window.devicePixelRatio || 1; canvas.width = Math.max(Math.round(box.width * ratio), 1); canvas.height = Math.max(Math.round(box.height * ratio), 1); state.ratio = ratio;
-    pen.fillStyle = "#000"; pen.fillRect(0, 0, canvas.width, canvas.height); show.setAttribute("aria-pressed", state.on);
+    pen.fillStyle = "#000"; pen.fillRect(0, 0, canvas.width, canvas.height); show.setAttribute("aria-pressed", state.on); show.hidden = paint.edit.hidden = !!state.data.hidden;
     send.disabled = !state.box || !state.data.segments; send.style.opacity = send.disabled ? 0.4 : 1; drop.style.display = state.box ? "" : "none";
     let at = { x: 0, y: 0, dx: 1, dy: 1 };
     if (state.told) {
