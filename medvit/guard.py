@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager, suppress
 from itertools import count
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -60,7 +60,7 @@ LIMITS = Limits()
 def preload(modules: Sequence[str]) -> None:
     """Import modules once for all workers that are started later, so that each starts quickly."""
     PROCESSES.set_forkserver_preload(["medvit.uncollected", *modules])
-    with STARTING, _one_thread():
+    with STARTING, _for_children():
         forkserver.ensure_running()
 
 
@@ -149,7 +149,7 @@ class Worker:
         line, theirs = PROCESSES.Pipe()
         with socket.socket(fileno=os.dup(line.fileno())) as wire:  # a stopped process must not stop us while we send
             wire.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", math.ceil(self.limits.wall_s), 0))
-        with theirs, STARTING, _one_thread():
+        with theirs, STARTING, _for_children():
             forkserver.ensure_running()
             arguments = (theirs, self.load, self.arguments, self.limits)
             self._process = PROCESSES.Process(target=_serve, args=arguments, daemon=True)
@@ -261,13 +261,16 @@ class _Call(NamedTuple):
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """Processes started meanwhile compute on one thread each."""
+def _for_children() -> Iterator[None]:
+    """Processes started meanwhile compute on one thread each, and are deaf to Ctrl-C, which is for their parent."""
+    resource_tracker.ensure_running()  # whose start would open the ears again
+    heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     before = {name: os.environ.get(name) for name in ONE_THREAD}
     os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
     try:
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, heard)
         for name, value in before.items():
             if value is None:
                 del os.environ[name]
