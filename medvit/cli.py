@@ -113,7 +113,7 @@ def train(options: argparse.Namespace) -> int:
     """``medvit train``."""
     from medvit.workflow import open_workflow
 
-    if options.folds and not options.dry_run:
+    if options.folds is not None and not options.dry_run:
         with uncollected():
             from medvit.folds import train_folds
 

@@ -161,16 +161,26 @@ def _checkpoint_to_resume(workflow: Workflow, resume: str | None) -> Path | None
     if resume not in (None, "auto"):
         if not Path(str(resume)).is_file():
             raise MedvitError(f"The checkpoint {resume} is not there. Give a path, or --resume auto.")
-        return Path(str(resume))
+        return _of_this(Path(str(resume)), workflow)
     if resume == "auto":
         if last.is_file() or finished(workflow):
             refuse_other(workflow)
-        return last if last.is_file() and not finished(workflow) else None
+        return _of_this(last, workflow) if last.is_file() and not finished(workflow) else None
     if last.is_file() or finished(workflow):
         raise MedvitError(
             f"{workflow.run} already holds a run. Continue it with --resume auto, choose another folder with -o, or delete it."
         )
     return None
+
+
+def _of_this(checkpoint: Path, workflow: Workflow) -> Path:
+    """A checkpoint, once it has proved to be one of the workflow's system."""
+    told, wanted = weights.read_own(checkpoint)[0].get("system"), workflow.system["class"].rpartition(".")[2]
+    if told != wanted:
+        raise MedvitError(
+            f"{checkpoint} is of {told}, and {workflow.path} trains {wanted}, which cannot go on from it."
+        )
+    return checkpoint
 
 
 def instantiate(workflow: Workflow) -> tuple[System, LightningDataModule, Trainer]:

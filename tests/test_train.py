@@ -153,6 +153,14 @@ def test_a_missing_checkpoint_to_resume_is_a_sentence(opened):
         train(opened(), "nowhere.ckpt")
 
 
+def test_a_checkpoint_of_something_else_is_no_beginning(trained, opened, tmp_path):
+    (tmp_path / "page.ckpt").write_text("<html>404</html>")
+    with pytest.raises(MedvitError, match="cannot be read: not a checkpoint, or damaged"):
+        train(opened(name="other"), str(tmp_path / "page.ckpt"))
+    with pytest.raises(MedvitError, match=r"is of ThoraxMAEPretraining, and .* trains ThoraxMAE"):
+        train(opened(name="other"), str(trained.folder / "runs/pre/best.ckpt"))
+
+
 def test_a_finished_run_is_left_alone_by_resume_auto_and_refused_without(trained, opened):
     workflow = opened(name="fine")
     before = {path: path.stat().st_mtime_ns for path in trained.run.rglob("*") if path.is_file()}
