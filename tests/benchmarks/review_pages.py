@@ -69,6 +69,7 @@ def beside(app: App, page: Page, run: Run, pictures: Path) -> None:
         try:
             earlier.first.click(timeout=3_000)
         except TimeoutError:  # there is none
+            page.keyboard.press("Escape")  # the list covers the page
             continue
         shoot(page, pictures / "film_beside.png")
         return
