@@ -16,8 +16,8 @@ from typing import Any
 from medvit import NOTICE, __version__, budgets
 from medvit.atomic import write_text
 from medvit.case import Case
-from medvit.discover import Found
 from medvit.errors import Halted, MedvitError
+from medvit.found import Found
 from medvit.journal import Journal
 from medvit.writers.summary import write_summary
 from medvit.writers.table import write_tables

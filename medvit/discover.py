@@ -6,19 +6,18 @@ Nothing is opened here: worker processes read headers, see `medvit.readers.heade
 import os
 import shutil
 import sys
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from medvit.atomic import LOCK
-from medvit.case import MICROSCOPY, MIRAX, SLICES, ULTRASOUND, VOLUME, WHOLE_SLIDE, Case, digest
-from medvit.cell_folders import bagged
+from medvit.case import MICROSCOPY, ULTRASOUND, VOLUME, Case, digest
 from medvit.duplicates import duplicates
 from medvit.errors import MedvitError, Rejected, Skipped, Unanswered
+from medvit.found import Found, join_cells, join_slices, join_slides, place
 from medvit.guard import Pool, Reply
 from medvit.readers.headers import DUTIES as DUTIES
 from medvit.readers.headers import FACT_NAMES, duties
@@ -40,31 +39,6 @@ NONSENSE = Rejected("crashed", "The process that worked on it answered nonsense.
 AHEAD = 3  # calls a worker that are made before their answers are needed
 
 
-class Found(NamedTuple):
-    """One discovered input: a case, or the reason why it gets no answer, or both.
-
-    Args:
-        source: Its path as it may be shown: a part that names the patient is replaced by ``~`` and a digest.
-        case: What was found.
-        refusal: Why it gets no answer.
-        path: Its path as it is; that of a zip's member is ``archive.zip!/member``.
-        given: Characters of the path that the user typed; those are shown in any case.
-        naming: Parts of the path that name the patient.
-    """
-
-    source: str
-    case: Case | None
-    refusal: Unanswered | None
-    path: str = ""
-    given: int = 0
-    naming: tuple[str, ...] = ()
-
-    @property
-    def key(self) -> str:
-        """The input in file names and records: a digest of its path."""
-        return digest(os.path.abspath(self.path or self.source))  # noqa: PTH100
-
-
 class _Entry(NamedTuple):
     """One entry of a folder or zip, before it is opened; see `Found`."""
 
@@ -81,7 +55,7 @@ def find_cases(folder: Path | str, modalities: Sequence[str]) -> list[Case]:
 
     Pictures have no modality and are found by naming the modality "".
     """
-    found = _joined(scan([Path(folder)], Pool(0, duties)))
+    found = join_slides(scan([Path(folder)], Pool(0, duties)))
     return [one.case for one in found if one.case and one.case.modality in modalities]
 
 
@@ -121,7 +95,7 @@ def discover(
         MedvitError: When an input does not exist or a folder given cannot be listed.
     """
     found = []
-    for one in _joined(scan(inputs, pool, unpack_to)):
+    for one in join_slides(scan(inputs, pool, unpack_to)):
         refusal = _refusal(one.case, refuse, modality, series) if one.case else one.refusal
         found.append(one._replace(refusal=refusal))
     naming = {part for one in found for part in one.naming}
@@ -130,7 +104,7 @@ def discover(
     twice = duplicates((case for index in answerable if (case := found[index].case)), pool)
     for index, refusal in zip(answerable, twice, strict=True):
         found[index] = found[index]._replace(refusal=refusal)
-    return _volumes(sorted(_bagged(found, together, pool), key=_place))
+    return join_slices(sorted(join_cells(found, together, pool), key=place))
 
 
 def scan(inputs: Iterable[Path | str], pool: Pool, unpack_to: Path | None = None) -> Iterator[Found]:
@@ -260,63 +234,6 @@ def _found(entry: _Entry, answer: Any) -> Found:
     return Found(_masked(entry.path, entry.given, naming), case, refusal, entry.path, entry.given, naming)
 
 
-def _joined(found: Iterable[Found]) -> list[Found]:
-    """The files of a slide as one case: of DICOM those of one series in one folder, of MIRAX the folder beside its file."""
-    found = list(found)
-    folders = {Path(one.path).with_suffix("") for one in found if one.case and one.path.lower().endswith(MIRAX)}
-    part = Skipped("slide_part", "It is a part of the .mrxs beside its folder, which is answered as a whole.")
-    for index, one in enumerate(found):
-        if isinstance(one.refusal, Skipped) and Path(one.path).parent in folders:
-            found[index] = one._replace(refusal=part)
-    slides: defaultdict[tuple[Path, str], list[int]] = defaultdict(list)
-    for index, one in enumerate(found):
-        if one.case and one.case.header.get("sop_class") == WHOLE_SLIDE and one.case.header["series_uid"]:
-            slides[one.case.files[0].parent, one.case.header["series_uid"]].append(index)
-    for (_, series), members in slides.items():
-        files = tuple(case.files[0] for index in members if (case := found[index].case))
-        first = found[members[0]]
-        part = Skipped("slide_part", "It is a part of a slide, which is answered as a whole with its first file.")
-        for index in members[1:]:
-            found[index] = found[index]._replace(case=None, refusal=part)
-        if first.case:
-            found[members[0]] = first._replace(case=replace(first.case, uid=series, files=files))
-    return found
-
-
-def _bagged(found: list[Found], together: Callable[[Case], bool], pool: Pool) -> list[Found]:
-    """The pictures of one folder as one case, where that is asked for."""
-    parts = [i for i, one in enumerate(found) if one.case and not one.refusal and together(one.case)]
-    pictures = [(found[index].path, case) for index in parts if (case := found[index].case)]
-    for index, answer in zip(parts, bagged(pictures, pool), strict=True):
-        if isinstance(answer, Unanswered):
-            found[index] = found[index]._replace(case=None, refusal=answer)
-        else:
-            found[index] = found[index]._replace(case=answer)
-    return found
-
-
-def _volumes(found: list[Found]) -> list[Found]:
-    """The answerable slices of one series of CT or MR as one case; the first of them stands for it."""
-    series: defaultdict[str, list[int]] = defaultdict(list)
-    for index, one in enumerate(found):
-        if (
-            one.case
-            and not one.refusal
-            and one.case.header.get("sop_class") in SLICES
-            and one.case.header["series_uid"]
-        ):
-            series[one.case.header["series_uid"]].append(index)
-    part = Skipped("series_part", "It is a slice of a series, which is answered as a whole with its first file.")
-    for uid, members in series.items():
-        files = tuple(case.files[0] for index in members if (case := found[index].case))
-        first = found[members[0]]
-        if first.case and len(members) > 1:
-            found[members[0]] = first._replace(case=replace(first.case, uid=uid, files=files))
-            for index in members[1:]:
-                found[index] = found[index]._replace(case=None, refusal=part)
-    return sorted(found, key=_place)
-
-
 def _masked(path: str, given: int, naming: Collection[str]) -> str:
     """A path without its parts that name a patient; what the user typed stays."""
     if not naming:
@@ -362,12 +279,3 @@ def _refusal(
     except Unanswered as refusal:
         return refusal.with_traceback(None)
     return None
-
-
-def _place(one: Found) -> tuple[bool, str, str, int, str]:
-    """Where an input stands among the others: those to answer first."""
-    if one.refusal or not one.case:
-        return True, one.path, "", 0, ""
-    header = one.case.header
-    number = int(header.get("instance") or 0)
-    return False, header.get("study_uid", ""), header.get("series_uid", ""), number, one.case.uid

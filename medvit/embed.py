@@ -18,9 +18,10 @@ from medvit.account import Options, begin, close, settings_of
 from medvit.atomic import locked
 from medvit.case import Case
 from medvit.data.features import Features, export_clam, folder_name, write_coords, write_features
-from medvit.discover import Found, discover
+from medvit.discover import discover
 from medvit.duties import WORK, pool_of
 from medvit.errors import MedvitError, Unanswered
+from medvit.found import Found
 from medvit.guard import Pool
 from medvit.journal import Journal, Record
 from medvit.memory import keep_memory

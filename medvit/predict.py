@@ -21,9 +21,10 @@ from medvit import __version__
 from medvit.account import Options, begin, close, note_found, refuse_small_disk, settings_of
 from medvit.atomic import locked
 from medvit.case import digest
-from medvit.discover import Found, discover
+from medvit.discover import discover
 from medvit.duties import NEED_HEAT, WORK, pool_of
 from medvit.errors import Halted, MedvitError, Unanswered
+from medvit.found import Found
 from medvit.journal import Journal, Record
 from medvit.memory import keep_memory
 from medvit.pipeline import Pipeline

@@ -20,8 +20,9 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from medvit.atomic import LOCK, locked
 from medvit.case import Case, digest
-from medvit.discover import DUTIES, Found, discover, find_cases, read_case, scan
+from medvit.discover import DUTIES, discover, find_cases, read_case, scan
 from medvit.errors import Halted, MedvitError, Rejected, Skipped, Unanswered
+from medvit.found import Found
 from medvit.guard import LIMITS, Pool
 from medvit.pull import INBOX_LOCK
 from medvit.readers import headers, zips
