@@ -22,6 +22,8 @@ MOST_WORKERS = 8  # by default; more of them wait for the network
 EPILOG = f"""exit codes: 0 every input answered or skipped; 3 done, but some were rejected or failed;
 2 the command is wrong; 1 nothing could be done.  {NOTICE}"""
 
+log = logging.getLogger(__name__)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb and return the exit code; errors of the user's are sentences, never tracebacks."""
@@ -225,7 +227,7 @@ def predict(options: argparse.Namespace) -> int:
     told = {name: system.told(name, getattr(options, name)) for name in TOLD if getattr(options, name)}
     identity = {"name": options.checkpoint.name, "sha256": weights.file_digest(options.checkpoint), **card}
     if not card.get("calibration"):
-        logging.info("%s is not calibrated, and knows no distance from its training cases.", options.checkpoint)
+        log.info("%s is not calibrated, and knows no distance from its training cases.", options.checkpoint)
     how = Options(
         write=write,
         batch_size=options.batch_size,

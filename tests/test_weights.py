@@ -265,7 +265,7 @@ def test_a_zip_that_is_no_checkpoint_is_refused(tmp_path) -> None:
 def test_files_without_named_tensors_are_refused(tmp_path) -> None:
     net, path = small_vit(), tmp_path / "a.pth"
     assert "are not there" in complaint(net, tmp_path / "nothing.pth", vit_classifier)
-    assert "are not there" in complaint(net, tmp_path, vit_classifier)
+    assert "is a folder" in complaint(net, tmp_path, vit_classifier)
     torch.save([torch.zeros(2)], path)
     assert "hold a list" in complaint(net, path, vit_classifier)
     torch.save(torch.zeros(2), path)
