@@ -24,16 +24,17 @@ if TYPE_CHECKING:
 HEIGHT, HEIGHT_OF_TWO = "calc(100vh - 218px)", "calc(100vh - 250px)"
 AI_KEYS = (("accept", "✓ Accept", "A"), ("reject", "✗ Reject", "X"), ("uncertain", "? Uncertain", "U"))
 BLIND_KEYS = (("present", "Present", "Y"), ("absent", "Absent", "X"), ("uncertain", "? Uncertain", "U"))
-KEYS = {  # of the viewers, which tell them by themselves
-    "film": "I invert · H map · B outlines · [ ] opacity · 0 fit", "slide": "H attention · [ ] opacity · 0 fit",
-    "smear": "H attention · [ ] opacity · 0 fit · ↑ ↓ focal plane, where there are several",
-    "clip": "space plays · ← → frame · M most important · H map · [ ] opacity",
-    "cells": "", "volume": "↑ ↓ slice · W window · H outlines · E paint or draw (P brush, D eraser, [ ] size, Z undo)",
-}  # fmt: skip
-AI_ONLY = (  # keys that a blind reader has not got
-    " · B outlines", " · M most important · H map · [ ] opacity", "H attention · [ ] opacity · ", "H map · [ ] opacity · ",
-    " · H outlines · E paint or draw (P brush, D eraser, [ ] size, Z undo)",
-)  # fmt: skip
+PAINT = "E paint or draw (P brush, D eraser, [ ] size, Z undo)"
+KEYS: dict[str, tuple[str, ...]] = {  # of the viewers, which tell them by themselves
+    "film": ("I invert", "H map", "B outlines", "[ ] opacity", "0 fit"),
+    "slide": ("H attention", "[ ] opacity", "0 fit"),
+    "smear": ("H attention", "[ ] opacity", "0 fit", "↑ ↓ focal plane, where there are several"),
+    "clip": ("space plays", "← → frame", "M most important", "H map", "[ ] opacity"),
+    "cells": (),
+    "volume": ("↑ ↓ slice", "W window", "H outlines", PAINT),
+}
+# Those that a blind reader has not got.
+OF_THE_AI = ("H map", "H attention", "H outlines", "B outlines", "M most important", "[ ] opacity", PAINT)
 NOTHING = "(not corrected)"
 
 
@@ -325,11 +326,10 @@ def _told(seconds: float, kind: str, hidden: bool, done: bool) -> None:
     if told:
         (st.warning if told[1] else st.info)(told[0])
     deciding = "Y X U decide · B rest absent · S show the AI" if hidden else "A X U decide"
-    seeing = f" · {KEYS[kind]}" if KEYS[kind] else ""
-    for ours in AI_ONLY if hidden else ():
-        seeing = seeing.replace(ours, "")
+    seeing = (key for key in KEYS[kind] if not (hidden and key in OF_THE_AI))
+    keys = " · ".join(("J K next, previous", "1–9 choose", deciding, "Z undo", "N note", *seeing))
     st.html(
         ('<div class="medvit-line" data-testid="done"><b>✓ All decided</b>, J goes on</div>' if done else "")
-        + f'<div class="medvit-line soft">J K next, previous · 1–9 choose · {deciding} · Z undo · N note{seeing}'
+        + f'<div class="medvit-line soft">{keys}'
         f"{f' · {seconds:.0f} s on this case' if seconds else ''}</div>"
     )

@@ -105,6 +105,7 @@ function brush(view) {
     if (!answer.ok) throw Object.assign(new Error(told.message || "The server does not answer."), { conflict: answer.status === 409 });
     return told;
   }
+  function keep(url, mask, slices, bits) { return post(url, { finding: mask.label, after: mask.seq, slices, anew: !!mask.anew && !mask.seq }, bits); }
   function gathered(mask, slices) { const each = Math.ceil(pixels() / 8), bits = new Uint8Array(slices.length * each); slices.forEach((z, i) => bits.set(packed(mask, z), i * each)); return bits; }
   // What is painted while a save is on its way goes with the next one; what was refused stays to be sent again.
   function send() { clearTimeout(own.later); if (!own.busy) own.flight = sending(); }
@@ -113,7 +114,7 @@ function brush(view) {
     own.busy = true;
     while (turn === own.turn && own.dirty.size && !wrong) {
       const slices = [...own.dirty]; own.dirty.clear(); own.said = "keeping …"; own.failed = false; tell();
-      try { kept(mask, await post(url, { finding: mask.label, after: mask.seq, slices, anew: !!mask.anew && !mask.seq }, gathered(mask, slices))); }
+      try { kept(mask, await keep(url, mask, slices, gathered(mask, slices))); }
       catch (error) { wrong = error; if (!error.conflict && turn === own.turn) slices.forEach((z) => own.dirty.add(z)); }
     }
     own.busy = false;
@@ -125,7 +126,7 @@ function brush(view) {
     own.turn++; own.dirty.clear(); clearTimeout(own.later);
     if (!bits) return;
     await flight;
-    try { await post(url, { finding: mask.label, after: mask.seq, slices, anew: !!mask.anew && !mask.seq }, bits); } catch (error) { missed(error, mask); }
+    try { await keep(url, mask, slices, bits); } catch (error) { missed(error, mask); }
   }
   function missed(error, mask) { if (error) { own.failed = true; own.said = `NOT kept of ${mask.label} of the case before: ${error.message}`; words.textContent = own.said; bar.style.display = "contents"; } }
   function kept(mask, told) { mask.seq = told.seq; own.changed = true; own.said = `kept, row ${told.seq}: ${told.voxels} voxels`; own.failed = false; }

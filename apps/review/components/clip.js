@@ -5,8 +5,7 @@ export default (component) => mounted(component, (root) => {
   const side = element("div", "said top"), about = element("div", "said top right"), lens = element("div", "said"), measure = element("div", "said right"), message = element("div", "message", "");
   stage.append(canvas, side, about, lens, measure, message);
   const strip = element("canvas"); strip.style.cssText = "display:block;width:100%;height:64px;margin-top:6px;background:#000;border:1px solid #2a3036;border-radius:4px;box-sizing:border-box;cursor:pointer;touch-action:none"; strip.setAttribute("role", "slider"); strip.setAttribute("aria-label", "Frame"); strip.tabIndex = 0;
-  const bar = element("div", "bar"), method = element("span", "soft", ""), ramp = element("canvas", "ramp"); ramp.width = 74; ramp.height = 9;
-  const shade = ramp.getContext("2d"); for (let i = 0; i < 74; i++) { shade.fillStyle = `rgb(${inferno(i / 73)})`; shade.fillRect(i, 0, 1, 9); }
+  const bar = element("div", "bar"), method = element("span", "soft", ""), ramp = colourRamp();
   const play = button("▶ Play", "space", toggle), show = button("Heat map", "H", () => { state.on = !state.on; draw(); });
   const slider = element("input"); slider.type = "range"; slider.min = 0; slider.max = 100; slider.value = 50; slider.setAttribute("aria-label", "Opacity of the heat map"); slider.oninput = () => { state.opacity = slider.value / 100; draw(); };
   const speed = element("select"); for (const share of [0.25, 0.5, 1, 2]) { const one = element("option", "", `${share}×`); one.value = share; one.selected = share === 1; speed.append(one); } speed.setAttribute("aria-label", "Speed"); speed.onchange = () => { state.speed = +speed.value; }; speed.style.cssText = "background:#20262b;color:#d4dade;border:1px solid #39424a;border-radius:4px";

@@ -12,8 +12,7 @@ export default (component) => mounted(component, (root) => {
   const nextBoxes = () => { state.boxes = (state.boxes + 1) % 3; draw(); };
   const boxButton = button("Outlines", "B: of this finding, of all findings, none", nextBoxes);
   const linkButton = button("Link window", "window and level of both films together", () => { document.medvitLink = !state.link; document.dispatchEvent(new CustomEvent("medvit-link")); toned(); });
-  const ramp = element("canvas", "ramp"); ramp.width = 74; ramp.height = 9;
-  const ink = ramp.getContext("2d"); for (let i = 0; i < 74; i++) { ink.fillStyle = `rgb(${inferno(i / 73)})`; ink.fillRect(i, 0, 1, 9); }
+  const ramp = colourRamp();
   const method = element("span", "soft", "");
   bar.append(button("Fit", "0", fit), button("1:1", "a pixel a pixel", () => zoomTo(1)), invertButton, button("Reset window", "as the film was displayed", () => { state.centre = 0.5; state.width = 1; state.invert = false; toned(); }), heatButton, slider, ramp, boxButton, linkButton, method);
   root.replaceChildren(stage, bar);

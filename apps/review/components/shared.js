@@ -77,6 +77,13 @@ function coloured(values, h, w, faint) {
   return canvas;
 }
 
+// The colours of a map, from its lowest value to its highest.
+function colourRamp() {
+  const ramp = element("canvas", "ramp"), ink = ramp.getContext("2d"); ramp.width = 74; ramp.height = 9;
+  for (let i = 0; i < ramp.width; i++) { ink.fillStyle = `rgb(${inferno(i / (ramp.width - 1))})`; ink.fillRect(i, 0, 1, ramp.height); }
+  return ramp;
+}
+
 // The longest round length in millimetres or micrometres that is shorter than `most` pixels.
 function scaleBar(pixelsPerMm, most) {
   const steps = [1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200];

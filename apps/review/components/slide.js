@@ -23,8 +23,7 @@ export default (component) => mounted(component, (root) => {
   const least = range("Least attention shown, as a rank", 60, (value) => { state.least = value; draw(); });
   const show = button("Attention", "H", () => { state.on = !state.on; draw(); });
   const planes = element("span", "named"); planes.style.display = "none";
-  const ramp = element("canvas", "ramp"); ramp.width = 74; ramp.height = 9;
-  const ink = ramp.getContext("2d"); for (let i = 0; i < 74; i++) { ink.fillStyle = `rgb(${inferno(i / 73)})`; ink.fillRect(i, 0, 1, 9); }
+  const ramp = colourRamp();
   const tuning = [named("opacity", opacity), named("least rank", least)];
   bar.append(button("Fit", "0", () => state.viewer && state.viewer.viewport.goHome()), button("1:1", "a pixel a pixel", () => state.viewer && state.viewer.viewport.zoomTo(state.viewer.viewport.imageToViewportZoom(1))), show, ...tuning, ramp, planes, method);
   root.replaceChildren(stage, bar, gallery);
