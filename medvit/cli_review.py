@@ -68,25 +68,20 @@ def review(options: argparse.Namespace) -> int:
 def _exported(options: argparse.Namespace) -> int:
     from apps.review.desk import Desk, Settings
     from apps.review.export import export, hand_out
-    from apps.review.runs import Run, tell_apart
     from apps.review.serve import starter
 
-    named = [Run(out) for out in options.out]
-    tell_apart(named)  # so that no run's files take the place of another's
     bases = tuple(str(base.resolve()) for base in options.inputs)
-    for out, told in zip(options.out, named, strict=True):
-        desk = Desk(Settings((str(out),), bases, workers=1))
-        (run,) = desk.runs.values()
-        run.name = told.name
+    desk = Desk(Settings(tuple(map(str, options.out)), bases, workers=1))
+    for run in desk.runs.values():
         head = export(run, desk.boards[run.key], desk.stores[run.key], options.export, starter())
         print(f"{options.export / f'decisions_{run.name}.csv'} and .json, head {head}")
         folder = options.export / f"masks_{run.name}"
         written, faults = hand_out(desk, run, folder, starter())
-        desk.pool.close()
         if written:
             print(f"{folder}: readers' masks of {written} cases as NIfTI, and as DICOM SEG where the source is DICOM")
         for fault, count in faults.items():
             print(f"{count} times: {fault}")
+    desk.pool.close()
     return DONE
 
 

@@ -273,7 +273,7 @@ class _Check:
 
 def _known(homes: tuple[str, ...]) -> list[str]:
     """The classes that may be named without their module: of ``medvit.data`` those that make loaders."""
-    base = {HOMES["data"]: "LightningDataModule"}.get(homes)
+    base = "LightningDataModule" if homes == HOMES["data"] else ""
     return sorted(name for home in homes for name in classes_in(home) if not base or inherits(name, base, home))
 
 
